@@ -1,0 +1,4 @@
+find_program(NIBBLE_CCACHE ccache)
+if(NIBBLE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${NIBBLE_CCACHE})
+endif()

@@ -1,0 +1,54 @@
+// Device: memory and weight packing of one backend.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "core/buffer.h"
+#include "kernels/exec.h"
+#include "kernels/kernel_table.h"
+#include "kernels/weight.h"
+#include "nibble/result.h"
+#include "nibble/types.h"
+#include "quant/matrix_view.h"
+
+namespace nibble::kernels {
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // For people: "CPU avx512 (Intel Xeon ...), 2 threads".
+  [[nodiscard]] virtual std::string description() const = 0;
+  [[nodiscard]] virtual const KernelTable& table() const = 0;
+  [[nodiscard]] virtual Exec& exec() = 0;
+
+  // Packed size of such a weight here, without allocating (for plan).
+  [[nodiscard]] virtual std::size_t weight_bytes(const WeightShape& shape) const = 0;
+
+  // Allocates a weight whose rows are then filled by pack_rows or fill_dummy. out_of_memory if the
+  // memory cannot be had.
+  [[nodiscard]] virtual Result<Weight> allocate_weight(const WeightShape& shape) const = 0;
+
+  // Repacks rows [src_row, src_row + rows) of `src` into rows [row, row + rows) of group `group`.
+  // Formats and k must agree. Safe to call from several threads for different rows that are
+  // multiples of row_granularity() apart, or for different groups.
+  virtual void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
+                         std::int64_t src_row, std::int64_t rows) = 0;
+
+  // Deterministic pseudo-random contents with sensible magnitudes (about 1/sqrt(k)), directly packed.
+  virtual void fill_dummy(Weight& weight, std::uint64_t seed) = 0;
+};
+
+struct DeviceOptions {
+  DeviceKind kind = DeviceKind::cpu;
+  int num_threads = 0;      // 0 = all cores this process may use
+  std::string isa;          // NIBBLE_ISA; empty = best
+};
+
+// Makes the device, or says why it is not to be had (unsupported).
+Result<std::unique_ptr<Device>> make_device(const DeviceOptions& options);
+
+}  // namespace nibble::kernels

@@ -1,0 +1,33 @@
+// The narrow interface between layers and backends: one row per op, one plain argument struct per
+// op. A backend is a Device (allocate and pack weights) and a filled table.
+#pragma once
+
+#include "kernels/args/attention.h"
+#include "kernels/args/linear.h"
+#include "kernels/args/moe.h"
+#include "kernels/args/norm.h"
+#include "kernels/exec.h"
+
+namespace nibble::kernels {
+
+struct KernelTable {
+  void (*embed)(Exec&, const EmbedArgs&) = nullptr;
+  void (*linear)(Exec&, const LinearArgs&) = nullptr;
+  void (*gated_linear)(Exec&, const GatedLinearArgs&) = nullptr;
+  void (*head_linear)(Exec&, const HeadLinearArgs&) = nullptr;
+  void (*head_linear_transposed)(Exec&, const HeadLinearTransposedArgs&) = nullptr;
+  void (*rms_norm)(Exec&, const RmsNormArgs&) = nullptr;
+  void (*add)(Exec&, const AddArgs&) = nullptr;
+  void (*rope)(Exec&, const RopeArgs&) = nullptr;
+  void (*cache_write)(Exec&, const CacheWriteArgs&) = nullptr;
+  void (*cache_gather)(Exec&, const CacheGatherArgs&) = nullptr;
+  void (*mla_absorbed)(Exec&, const MlaAbsorbedArgs&) = nullptr;
+  void (*mha)(Exec&, const MhaArgs&) = nullptr;
+  void (*topk_gate)(Exec&, const TopkGateArgs&) = nullptr;
+  void (*fused_moe)(Exec&, const FusedMoeArgs&) = nullptr;
+};
+
+// Rows that do nothing: runs a model's forward in counting mode, to size its arena.
+KernelTable counting_kernels();
+
+}  // namespace nibble::kernels

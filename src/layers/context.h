@@ -1,0 +1,72 @@
+// Context: everything a layer's forward needs besides its own weights. Passed explicitly; there is no
+// current batch, stream or rank to look up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "comm/communicator.h"
+#include "core/arena.h"
+#include "core/tensor.h"
+#include "kernels/exec.h"
+#include "kernels/kernel_table.h"
+#include "nibble/types.h"
+
+namespace nibble::layers {
+
+// Any mix of prefill chunks and decode steps of several sequences. Sequences [0, num_prefill) are
+// prefill chunks (more than one query row, or a first chunk), the rest are decode steps.
+struct ForwardBatch {
+  std::span<const std::int32_t> token_ids;     // [num_tokens]
+  std::span<const std::int32_t> positions;     // [num_tokens]
+  std::span<const std::int32_t> cu_seqlens_q;  // [num_seqs + 1]
+  std::span<const std::int32_t> seq_lens;      // [num_seqs] cached tokens after this step
+  std::span<const std::int32_t> page_tables;   // [num_seqs, max_pages]
+  std::int32_t max_pages = 0;
+  std::span<const std::int32_t> slot_mapping;  // [num_tokens] page * page_size + offset
+  std::span<const std::int32_t> logit_rows;    // [num_logits] rows of which logits are wanted, ascending
+  std::int32_t num_prefill = 0;
+  MlaMode mla_mode = MlaMode::automatic;
+
+  [[nodiscard]] std::int32_t num_tokens() const { return static_cast<std::int32_t>(token_ids.size()); }
+  [[nodiscard]] std::int32_t num_seqs() const { return static_cast<std::int32_t>(seq_lens.size()); }
+};
+
+// What one kind of cache entry costs; the engine counts pages and never learns what MLA is.
+struct CacheSpec {
+  const char* name;              // "latent"
+  std::int32_t tokens_per_entry; // 1; more for compressed caches
+  std::int32_t window;           // 0 = whole context
+  std::int64_t width;            // values per entry
+  DType dtype;
+  [[nodiscard]] std::int64_t bytes_per_entry() const { return width * dtype_bits(dtype) / 8; }
+};
+
+// The paged cache memory of all layers: tensors[layer * specs + spec] is [num_pages * page_size, width].
+struct CacheView {
+  std::span<const TensorView> tensors;
+  std::int32_t page_size = 0;
+  std::int32_t specs_per_layer = 1;
+  [[nodiscard]] const TensorView& layer(std::int32_t layer_idx, std::int32_t spec = 0) const {
+    return tensors[static_cast<std::size_t>(layer_idx * specs_per_layer + spec)];
+  }
+};
+
+// Receives intermediate values for tests and debugging; null in normal operation.
+class TraceSink {
+ public:
+  virtual ~TraceSink() = default;
+  // name: "hidden_states", "attn_out", "topk_ids" (I32), "topk_weights"; layer -1 = embedding.
+  virtual void record(const char* name, std::int32_t layer_idx, const TensorView& value) = 0;
+};
+
+struct Context {
+  const kernels::KernelTable& table;
+  kernels::Exec& exec;
+  Arena& arena;
+  comm::Communicator& comm;
+  TraceSink* trace = nullptr;
+};
+
+}  // namespace nibble::layers
