@@ -3,6 +3,10 @@
 function(nibble_folder name)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*/*.cpp)
+  if(NOT sources)  # a folder of headers only
+    file(TOUCH ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cpp)
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cpp)
+  endif()
   add_library(nibble_${name} STATIC ${sources})
   target_include_directories(nibble_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(nibble_${name} PUBLIC ${ARG_LINK} fmt::fmt PRIVATE nibble_warnings)

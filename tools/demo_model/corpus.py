@@ -1,7 +1,12 @@
-"""The corpus as books, token streams and training windows."""
+"""The corpus as books and as token streams.
+
+    python3 corpus.py --corpus train.txt.gz --valid valid.txt --tokenizer models/demo/tokenizer.json \\
+        --output tokens.npz
+"""
 
 from __future__ import annotations
 
+import argparse
 import gzip
 from pathlib import Path
 
@@ -31,3 +36,22 @@ def encode_text(tokenizer: Tokenizer, path: Path) -> np.ndarray:
     """A held-out file as one stream without BOS or EOS."""
     text = path.read_bytes().decode("utf-8")
     return np.asarray(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tokenise the corpus for train.py.")
+    parser.add_argument("--corpus", type=Path, required=True, help="train.txt.gz")
+    parser.add_argument("--valid", type=Path, required=True, help="valid.txt")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
+    parser.add_argument("--output", type=Path, required=True, help=".npz with train and valid")
+    args = parser.parse_args()
+
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    train = encode_books(tokenizer, read_books(args.corpus))
+    valid = encode_text(tokenizer, args.valid)
+    np.savez(args.output, train=train, valid=valid)
+    print(f"{train.size} training and {valid.size} held-out tokens written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
