@@ -4,6 +4,10 @@
 
 #include <fstream>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace nibble {
 namespace {
 
@@ -17,12 +21,20 @@ std::string read_model_name() {
   return "unknown CPU";
 }
 
+#if defined(__x86_64__)
+// Clang 14 does not know f16c in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 CpuInfo detect() {
   CpuInfo info;
   info.model_name = read_model_name();
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  info.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  info.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   info.avx512 = info.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   info.avx512_vnni = info.avx512 && __builtin_cpu_supports("avx512vnni");
@@ -53,7 +65,8 @@ Result<CpuIsa> choose_isa(std::string_view forced) {
   const CpuIsa best_avx512 = cpu.avx512_bf16 ? CpuIsa::avx512_bf16 : CpuIsa::avx512;
   const auto require = [&](bool present, CpuIsa isa) -> Result<CpuIsa> {
     if (present) return isa;
-    return unsupported(fmt::format("NIBBLE_ISA={} asks for instructions this processor lacks ({})", forced, cpu.model_name));
+    return unsupported(
+        fmt::format("NIBBLE_ISA={} asks for instructions this processor lacks ({})", forced, cpu.model_name));
   };
   if (forced.empty()) return cpu.avx512 ? best_avx512 : cpu.avx2 ? CpuIsa::avx2 : CpuIsa::scalar;
   if (forced == "scalar") return CpuIsa::scalar;

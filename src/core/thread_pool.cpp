@@ -10,13 +10,10 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace nibble {
 namespace {
@@ -27,7 +24,7 @@ constexpr int kSpins = 2000;
 
 void relax() {
 #if defined(__x86_64__)
-  _mm_pause();
+  __builtin_ia32_pause();
 #endif
 }
 

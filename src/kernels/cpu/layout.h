@@ -1,0 +1,80 @@
+// Packed weight layout of the CPU backend: one layout per format, shared by all tiers.
+//
+// Rows are cut into panels of 16 (the lanes of one 512-bit vector), zero-padded. A panel is one
+// contiguous stream of 64-byte steps in ascending k, so that a step yields whole vectors of 16 rows:
+//   f32    1 k a step: 16 floats.
+//   f16    2 k: words 0..15 hold k0 of rows 0..15, words 16..31 hold k1.
+//   bf16   2 k: dword r holds row r's pair (k0 low, k1 high), the operand order of vdpbf16ps.
+//   fp8    4 k: word r holds row r's k0 (low byte) and k1 (high byte), word 16 + r its k2 and k3.
+//   fp4    8 k: dword r holds row r's 8 codes; nibble i of its low word is k = 2i, of its high word
+//          k = 2i + 1, so one shift by 4i leaves a bf16 pair's two codes in the low nibbles of the two words.
+// k is padded to a multiple of kPadK with codes that decode to zero.
+//
+// Scales lie apart, in the same panel order:
+//   fp8_block  f32 [panel][k / 128][16]
+//   mxfp4      e8m0 bytes [panel][k / 32][16]
+//   nvfp4      e4m3 bytes [panel][k / 16][16], then f32 [panel][16] global scales
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/weight.h"
+
+namespace nibble::kernels::cpu {
+
+inline constexpr std::int64_t kPanelRows = 16;
+inline constexpr std::int64_t kStepBytes = 64;
+// One k block: what the GEMM decodes at a time, and the scale block of FP8 checkpoints.
+inline constexpr std::int64_t kBlockK = 128;
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+// k per 64-byte step of a format.
+constexpr std::int64_t step_k(quant::WeightFormat format) {
+  using quant::WeightFormat;
+  switch (format) {
+    case WeightFormat::f32: return 1;
+    case WeightFormat::f16:
+    case WeightFormat::bf16: return 2;
+    case WeightFormat::fp8_block: return 4;
+    case WeightFormat::mxfp4:
+    case WeightFormat::nvfp4: return 8;
+  }
+  return 0;
+}
+
+// k covered by one packed scale vector; 0 = unscaled.
+constexpr std::int64_t scale_k(quant::WeightFormat format) {
+  using quant::WeightFormat;
+  switch (format) {
+    case WeightFormat::fp8_block: return 128;
+    case WeightFormat::mxfp4: return 32;
+    case WeightFormat::nvfp4: return 16;
+    default: return 0;
+  }
+}
+
+// Bytes of one packed scale vector (16 rows).
+constexpr std::int64_t scale_vector_bytes(quant::WeightFormat format) {
+  return format == quant::WeightFormat::fp8_block ? 64 : scale_k(format) != 0 ? 16 : 0;
+}
+
+// Everything needed to address a packed weight.
+struct PanelLayout {
+  std::int64_t num_panels;
+  std::int64_t k_pad;              // multiple of 32
+  std::int64_t panel_bytes;        // codes of one panel
+  std::int64_t scale_panel_bytes;  // scales of one panel, without nvfp4's globals
+  std::int64_t globals_offset;     // nvfp4: where the globals start in a group's scales; else 0
+  std::int64_t group_code_bytes;
+  std::int64_t group_scale_bytes;
+};
+
+PanelLayout panel_layout(const WeightShape& shape);
+
+// Row `row` of group `group` as float32, exactly: out[k].
+void decode_row(const Weight& weight, std::int64_t group, std::int64_t row, float* out);
+
+}  // namespace nibble::kernels::cpu
