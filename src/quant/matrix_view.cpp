@@ -1,0 +1,61 @@
+#include "quant/matrix_view.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <vector>
+
+#include "core/check.h"
+#include "quant/codec.h"
+
+namespace nibble::quant {
+namespace {
+
+// fp8_block has partial blocks; elsewhere a group never straddles the end of a row, since the scale
+// tensor is [n, k / group_k].
+void check_shape(const MatrixView& m) {
+  const FormatRow& row = format_row(m.format);
+  const bool whole_groups = row.group_n > 1 || row.group_k == 0 || m.k % row.group_k == 0;
+  NIB_CHECK(m.n >= 0 && m.k >= 0 && whole_groups, "{} matrix [{}, {}]: k must be a multiple of {}", row.name,
+            m.n, m.k, row.group_k);
+}
+
+Error nonfinite_weight(const MatrixView& m, std::string_view name, std::int64_t row, std::int64_t column,
+                       float value) {
+  const Codec& c = codec(m.format);
+  const std::string because =
+      c.scale == nullptr ? "" : fmt::format(", its scale is {}", c.scale(m, row, column));
+  return bad_input(fmt::format(
+      "{}: weight at row {}, column {} is {}{} ({}); expected finite numbers: the file is damaged", name, row,
+      column, value, because, format_name(m.format)));
+}
+
+}  // namespace
+
+void dequantize_rows(const MatrixView& matrix, std::int64_t row_begin, std::int64_t row_end, float* out) {
+  check_shape(matrix);
+  NIB_CHECK(row_begin >= 0 && row_begin <= row_end && row_end <= matrix.n, "rows {}..{} of {}", row_begin,
+            row_end, matrix.n);
+  const Codec& c = codec(matrix.format);
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
+    c.dequantize_row(matrix, row, out + (row - row_begin) * matrix.k);
+  }
+}
+
+Status check_finite(const MatrixView& matrix, std::string_view name) {
+  check_shape(matrix);
+  const Codec& c = codec(matrix.format);
+  std::vector<float> weights;
+  for (std::int64_t row = 0; row < matrix.n; ++row) {
+    if (!c.may_be_nonfinite(matrix, row)) continue;
+    weights.resize(static_cast<std::size_t>(matrix.k));
+    c.dequantize_row(matrix, row, weights.data());
+    for (std::int64_t column = 0; column < matrix.k; ++column) {
+      const float value = weights[static_cast<std::size_t>(column)];
+      if (!std::isfinite(value)) return nonfinite_weight(matrix, name, row, column, value);
+    }
+  }
+  return {};
+}
+
+}  // namespace nibble::quant
