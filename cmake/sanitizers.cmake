@@ -4,3 +4,11 @@ if(NIBBLE_SANITIZE)
   add_compile_options(-fsanitize=${sanitizers} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_link_options(-fsanitize=${sanitizers})
 endif()
+
+# The fuzz targets link -fsanitize=fuzzer themselves; everything else only counts its edges.
+if(NIBBLE_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    message(FATAL_ERROR "NIBBLE_FUZZ needs clang: use the preset 'fuzz'")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
