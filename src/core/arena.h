@@ -28,6 +28,7 @@ class Arena {
   [[nodiscard]] std::size_t used() const noexcept { return used_; }
   [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
+  [[nodiscard]] bool counting() const noexcept { return counting_; }
 
   // Frees what was allocated since `mark` (a value of used()).
   void rewind(std::size_t mark) noexcept { used_ = mark; }
