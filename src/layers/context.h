@@ -35,10 +35,10 @@ struct ForwardBatch {
 
 // What one kind of cache entry costs; the engine counts pages and never learns what MLA is.
 struct CacheSpec {
-  const char* name;              // "latent"
-  std::int32_t tokens_per_entry; // 1; more for compressed caches
-  std::int32_t window;           // 0 = whole context
-  std::int64_t width;            // values per entry
+  const char* name;               // "latent"
+  std::int32_t tokens_per_entry;  // 1; more for compressed caches
+  std::int32_t window;            // 0 = whole context
+  std::int64_t width;             // values per entry
   DType dtype;
   [[nodiscard]] std::int64_t bytes_per_entry() const { return width * dtype_bits(dtype) / 8; }
 };

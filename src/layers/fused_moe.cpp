@@ -1,0 +1,28 @@
+#include "layers/fused_moe.h"
+
+namespace nibble::layers {
+
+FusedMoe::FusedMoe(std::int64_t num_experts, std::int64_t hidden_size, std::int64_t moe_intermediate_size)
+    : FusedMoe({.shape = {.num_groups = num_experts, .n = moe_intermediate_size, .k = hidden_size}},
+               {.shape = {.num_groups = num_experts, .n = moe_intermediate_size, .k = hidden_size}},
+               {.shape = {.num_groups = num_experts, .n = hidden_size, .k = moe_intermediate_size}}) {}
+
+FusedMoe::FusedMoe(kernels::Weight gate, kernels::Weight up, kernels::Weight down)
+    : gate_proj_(std::move(gate)), up_proj_(std::move(up)), down_proj_(std::move(down)) {}
+
+void FusedMoe::forward_add(Context& ctx, TensorView x, TensorView topk_ids, TensorView topk_weights,
+                           TensorView y) const {
+  NIB_CHECK(
+      topk_ids.dtype == DType::i32 && topk_ids.dim(0) == x.dim(0) && topk_ids.dim(1) == topk_weights.dim(1),
+      "{} tokens, expert ids [{}, {}]", x.dim(0), topk_ids.dim(0), topk_ids.dim(1));
+  ctx.table.fused_moe(ctx.exec, {.x = x,
+                                 .topk_ids = topk_ids.as<const std::int32_t>(),
+                                 .topk_weights = topk_weights.as<const float>(),
+                                 .topk = static_cast<std::int32_t>(topk_ids.dim(1)),
+                                 .gate = gate_proj_,
+                                 .up = up_proj_,
+                                 .down = down_proj_,
+                                 .y = y});
+}
+
+}  // namespace nibble::layers

@@ -1,0 +1,31 @@
+// FusedMoe: the routed experts of one layer, each a gated MLP, weighted and summed per token.
+#pragma once
+
+#include "kernels/weight.h"
+#include "layers/context.h"
+
+namespace nibble::layers {
+
+class FusedMoe {
+ public:
+  FusedMoe(std::int64_t num_experts, std::int64_t hidden_size, std::int64_t moe_intermediate_size);
+  // One group per expert. gate, up: [moe_intermediate_size, hidden_size]; down: the transpose's shape.
+  FusedMoe(kernels::Weight gate, kernels::Weight up, kernels::Weight down);
+
+  // y += sum over each token's experts of weight * expert(x). x, y: [m, hidden_size] f32, not
+  // overlapping; topk_ids: [m, topk] i32; topk_weights: [m, topk] f32.
+  void forward_add(Context& ctx, TensorView x, TensorView topk_ids, TensorView topk_weights,
+                   TensorView y) const;
+
+  // For loading, once.
+  [[nodiscard]] kernels::Weight& gate_proj() noexcept { return gate_proj_; }
+  [[nodiscard]] kernels::Weight& up_proj() noexcept { return up_proj_; }
+  [[nodiscard]] kernels::Weight& down_proj() noexcept { return down_proj_; }
+
+ private:
+  kernels::Weight gate_proj_;
+  kernels::Weight up_proj_;
+  kernels::Weight down_proj_;
+};
+
+}  // namespace nibble::layers

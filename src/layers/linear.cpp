@@ -1,0 +1,19 @@
+#include "layers/linear.h"
+
+namespace nibble::layers {
+
+void Linear::forward(Context& ctx, TensorView x, TensorView y) const { run(ctx, x, y, false); }
+
+void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const { run(ctx, x, y, true); }
+
+void Linear::run(Context& ctx, TensorView x, TensorView y, bool accumulate) const {
+  NIB_CHECK(x.rank == 2 && y.rank == 2 && x.dim(0) == y.dim(0), "x has {} rows, y has {}", x.dim(0),
+            y.dim(0));
+  NIB_CHECK(x.dim(1) == weight_.shape.k && y.dim(1) == weight_.shape.n,
+            "[{}, {}] weight for {} inputs, {} outputs", weight_.shape.n, weight_.shape.k, x.dim(1),
+            y.dim(1));
+  ctx.table.linear(ctx.exec,
+                   {.x = x, .w = weight_, .y = y, .accumulate = accumulate, .precision = precision_});
+}
+
+}  // namespace nibble::layers

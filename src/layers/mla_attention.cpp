@@ -1,0 +1,171 @@
+#include "layers/mla_attention.h"
+
+#include <algorithm>
+
+namespace nibble::layers {
+namespace {
+
+kernels::Weight per_head_weight(const MlaConfig& config, std::int64_t rows) {
+  return {.shape = {.num_groups = config.num_attention_heads, .n = rows, .k = config.kv_lora_rank}};
+}
+
+std::int64_t at(std::span<const std::int32_t> values, std::int32_t i) {
+  return values[static_cast<std::size_t>(i)];
+}
+
+// Query rows of sequence s.
+std::int64_t num_rows(const ForwardBatch& batch, std::int32_t s) {
+  return at(batch.cu_seqlens_q, s + 1) - at(batch.cu_seqlens_q, s);
+}
+
+}  // namespace
+
+MlaWeights::MlaWeights(const MlaConfig& config)
+    : kv_a_proj_with_mqa(config.kv_lora_rank + config.qk_rope_head_dim, config.hidden_size),
+      kv_a_layernorm(config.kv_lora_rank, config.norm_eps),
+      w_uk(per_head_weight(config, config.qk_nope_head_dim)),
+      w_uv(per_head_weight(config, config.v_head_dim)),
+      o_proj(config.hidden_size, config.num_attention_heads * config.v_head_dim) {
+  const std::int64_t q_size = config.num_attention_heads * config.qk_head_dim();
+  if (config.q_lora_rank == 0) {
+    q_proj.emplace(q_size, config.hidden_size);
+  } else {
+    q_a_proj.emplace(config.q_lora_rank, config.hidden_size);
+    q_a_layernorm.emplace(config.q_lora_rank, config.norm_eps);
+    q_b_proj.emplace(q_size, config.q_lora_rank);
+  }
+}
+
+void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& rope, const TensorView& cache,
+                           std::int32_t page_size, TensorView x, TensorView y) const {
+  const ArenaScope scope(ctx.arena);
+  const std::int64_t m = x.dim(0);
+  const std::int64_t heads = config_.num_attention_heads;
+  const TensorView q = ctx.arena.tensor(DType::f32, {m, heads, config_.qk_head_dim()});
+  const Step step{.batch = batch,
+                  .cache = cache,
+                  .page_size = page_size,
+                  .q_nope = q.columns(0, config_.qk_nope_head_dim),
+                  .q_pe = q.columns(config_.qk_nope_head_dim, config_.qk_head_dim()),
+                  .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
+  project_queries(ctx, x, q);
+  rope.forward(ctx, step.q_pe, batch.positions);
+  write_cache(ctx, rope, step, x);
+  attend(ctx, step);
+  weights_.o_proj.forward(ctx, make_view(step.o.data, DType::f32, {m, heads * config_.v_head_dim}), y);
+}
+
+void MlaAttention::project_queries(Context& ctx, TensorView x, TensorView q) const {
+  const std::int64_t m = x.dim(0);
+  const TensorView flat =
+      make_view(q.data, DType::f32, {m, config_.num_attention_heads * config_.qk_head_dim()});
+  if (weights_.q_proj) return weights_.q_proj->forward(ctx, x, flat);
+  const ArenaScope scope(ctx.arena);
+  const TensorView q_a = ctx.arena.tensor(DType::f32, {m, config_.q_lora_rank});
+  weights_.q_a_proj->forward(ctx, x, q_a);
+  weights_.q_a_layernorm->forward(ctx, q_a, q_a);
+  weights_.q_b_proj->forward(ctx, q_a, flat);
+}
+
+void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView x) const {
+  const ArenaScope scope(ctx.arena);
+  const std::int64_t width = config_.kv_lora_rank + config_.qk_rope_head_dim;
+  const TensorView kv_a = ctx.arena.tensor(DType::f32, {x.dim(0), width});
+  const TensorView latent = kv_a.columns(0, config_.kv_lora_rank);
+  const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, width);
+  weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
+  weights_.kv_a_layernorm.forward(ctx, latent, latent);
+  rope.forward(ctx, k_pe, step.batch.positions);
+  ctx.table.cache_write(
+      ctx.exec,
+      {.latent = latent, .k_pe = k_pe, .slot_mapping = step.batch.slot_mapping.data(), .cache = step.cache});
+}
+
+void MlaAttention::attend(Context& ctx, const Step& step) const {
+  if (ctx.arena.counting()) return attend_counting(ctx, step);
+  const ForwardBatch& batch = step.batch;
+  const auto mode_of = [&](std::int32_t s) {
+    return choose_mla_mode(config_, batch.mla_mode, num_rows(batch, s), at(batch.seq_lens, s));
+  };
+  for (std::int32_t s = 0; s < batch.num_seqs();) {
+    if (mode_of(s) == MlaMode::naive) {
+      attend_naive(ctx, step, s, at(batch.seq_lens, s));
+      ++s;
+      continue;
+    }
+    std::int32_t end = s + 1;
+    while (end < batch.num_seqs() && mode_of(end) == MlaMode::absorb) ++end;
+    attend_absorbed(ctx, step, s, end);
+    s = end;
+  }
+}
+
+void MlaAttention::attend_counting(Context& ctx, const Step& step) const {
+  const ForwardBatch& batch = step.batch;
+  if (batch.mla_mode != MlaMode::naive) attend_absorbed(ctx, step, 0, batch.num_seqs());
+  if (batch.mla_mode == MlaMode::absorb) return;
+  std::int64_t longest = 0;
+  for (std::int32_t s = 0; s < batch.num_seqs(); ++s) longest = std::max(longest, at(batch.seq_lens, s));
+  if (batch.mla_mode == MlaMode::automatic) longest = std::min(longest, max_automatic_naive_length(config_));
+  attend_naive(ctx, step, 0, longest);
+}
+
+void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq_idx,
+                                std::int64_t length) const {
+  const ArenaScope scope(ctx.arena);
+  const ForwardBatch& batch = step.batch;
+  const std::int64_t heads = config_.num_attention_heads;
+  const TensorView latent = ctx.arena.tensor(DType::f32, {length, config_.kv_lora_rank});
+  const TensorView k_pe = ctx.arena.tensor(DType::f32, {length, config_.qk_rope_head_dim});
+  const TensorView k_nope = ctx.arena.tensor(DType::f32, {length, heads, config_.qk_nope_head_dim});
+  const TensorView v = ctx.arena.tensor(DType::f32, {length, heads, config_.v_head_dim});
+  ctx.table.cache_gather(ctx.exec,
+                         {.cache = step.cache,
+                          .page_table = batch.page_tables.data() + std::ptrdiff_t{seq_idx} * batch.max_pages,
+                          .page_size = step.page_size,
+                          .length = static_cast<std::int32_t>(length),
+                          .latent = latent,
+                          .k_pe = k_pe});
+  ctx.table.head_linear(ctx.exec, {.x = latent, .w = weights_.w_uk, .y = k_nope});
+  ctx.table.head_linear(ctx.exec, {.x = latent, .w = weights_.w_uv, .y = v});
+  const std::int64_t begin = at(batch.cu_seqlens_q, seq_idx);
+  const std::int64_t end = at(batch.cu_seqlens_q, seq_idx + 1);
+  ctx.table.mha(ctx.exec, {.q_nope = step.q_nope.rows(begin, end),
+                           .q_pe = step.q_pe.rows(begin, end),
+                           .k_nope = k_nope,
+                           .k_pe = k_pe,
+                           .v = v,
+                           .scale = config_.softmax_scale,
+                           .o = step.o.rows(begin, end)});
+}
+
+void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t seq_begin,
+                                   std::int32_t seq_end) const {
+  const ArenaScope scope(ctx.arena);
+  const ForwardBatch& batch = step.batch;
+  const std::int64_t begin = at(batch.cu_seqlens_q, seq_begin);
+  const std::int64_t end = at(batch.cu_seqlens_q, seq_end);
+  // cu_seqlens_q counts from the batch's first row, so these tensors do too; rows before `begin`
+  // belong to other sequences and are neither computed nor touched.
+  const std::int64_t heads = config_.num_attention_heads;
+  const TensorView q_latent = ctx.arena.tensor(DType::f32, {end, heads, config_.kv_lora_rank});
+  const TensorView o_latent = ctx.arena.tensor(DType::f32, {end, heads, config_.kv_lora_rank});
+  ctx.table.head_linear_transposed(
+      ctx.exec, {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent.rows(begin, end)});
+  ctx.table.mla_absorbed(ctx.exec, {.q_latent = q_latent,
+                                    .q_pe = step.q_pe.rows(0, end),
+                                    .cache = step.cache,
+                                    .ragged = {.num_seqs = seq_end - seq_begin,
+                                               .cu_seqlens_q = batch.cu_seqlens_q.data() + seq_begin,
+                                               .seq_lens = batch.seq_lens.data() + seq_begin,
+                                               .page_tables = batch.page_tables.data() +
+                                                              std::ptrdiff_t{seq_begin} * batch.max_pages,
+                                               .max_pages = batch.max_pages,
+                                               .page_size = step.page_size},
+                                    .scale = config_.softmax_scale,
+                                    .o = o_latent});
+  ctx.table.head_linear(ctx.exec,
+                        {.x = o_latent.rows(begin, end), .w = weights_.w_uv, .y = step.o.rows(begin, end)});
+}
+
+}  // namespace nibble::layers
