@@ -39,7 +39,7 @@ class Checkpoint {
   [[nodiscard]] std::span<const std::filesystem::path> files() const;
   [[nodiscard]] std::span<const TensorInfo> tensors() const;  // sorted by name
   [[nodiscard]] const TensorInfo* find(std::string_view name) const;
-  [[nodiscard]] std::span<const std::string> notes() const;   // harmless oddities (stale index, ...)
+  [[nodiscard]] std::span<const std::string> notes() const;  // harmless oddities (stale index, ...)
 
   // Tells the kernel that this tensor is about to be read / will not be read again.
   void prefetch(const TensorInfo& tensor) const;

@@ -21,16 +21,17 @@ struct RopeScaling {
   double mscale = 1.0;
   double mscale_all_dim = 0.0;
   std::int64_t original_max_position_embeddings = 4096;
+  bool operator==(const RopeScaling&) const = default;
 };
 
 enum class QuantMethod : std::uint8_t { none, fp8, modelopt_nvfp4, mxfp4 };
 
 struct QuantizationConfig {
   QuantMethod method = QuantMethod::none;
-  std::string description = "none";    // as config.json says it, for messages
-  std::int64_t block_n = 0;            // fp8: weight_block_size
+  std::string description = "none";  // as config.json says it, for messages
+  std::int64_t block_n = 0;          // fp8: weight_block_size
   std::int64_t block_k = 0;
-  std::vector<std::string> ignore;     // module names or globs left unquantised
+  std::vector<std::string> ignore;  // module names or globs left unquantised
 };
 
 struct HfConfig {

@@ -1,0 +1,17 @@
+// quantization_config of config.json and its older side files: which number format the checkpoint
+// claims. The tensors decide (matrix_source.cpp); the claim is compared with them.
+#pragma once
+
+#include "formats/config_fields.h"
+#include "formats/hf_config.h"
+
+namespace nibble::formats {
+
+// `fields`: the quantization_config object. unsupported for methods and variants nibble does not run,
+// with the list of those it does.
+Result<QuantizationConfig> parse_quantization_config(ConfigFields fields);
+
+// `fields`: the top level of ModelOpt's hf_quant_config.json.
+Result<QuantizationConfig> parse_hf_quant_config(ConfigFields fields);
+
+}  // namespace nibble::formats
