@@ -11,7 +11,7 @@
 // k is padded to a multiple of kPadK with codes that decode to zero.
 //
 // Scales lie apart, in the same panel order:
-//   fp8_block  f32 [panel][k / 128][16]
+//   fp8_block  f32 [panel][k / 128][16], times kFp8ScaleFactor
 //   mxfp4      e8m0 bytes [panel][k / 32][16]
 //   nvfp4      e4m3 bytes [panel][k / 16][16], then f32 [panel][16] global scales
 #pragma once
@@ -44,6 +44,10 @@ constexpr std::int64_t step_k(quant::WeightFormat format) {
   }
   return 0;
 }
+
+// FP8 codes are decoded by way of half precision, whose exponent bias is 8 larger: they come out as
+// 2^-8 of their value, and packed scales carry the factor that makes up for it.
+inline constexpr float kFp8ScaleFactor = 256.0F;
 
 // k covered by one packed scale vector; 0 = unscaled.
 constexpr std::int64_t scale_k(quant::WeightFormat format) {

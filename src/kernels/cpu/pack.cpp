@@ -123,7 +123,7 @@ void pack_row_scales(const Weight& weight, const PanelLayout& l, std::byte* grou
   const std::int64_t count = ceil_div(src.k, scale_k(format));
   if (format == WeightFormat::fp8_block) {
     for (std::int64_t i = 0; i < count; ++i) {
-      const float scale = scale_as_float(src, src_row / 128 * count + i);
+      const float scale = kFp8ScaleFactor * scale_as_float(src, src_row / 128 * count + i);
       std::memcpy(panel + i * 64 + lane * 4, &scale, 4);
     }
     return;
@@ -222,7 +222,7 @@ void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {
     std::byte* group_scales = weight.scales.data() + group * weight.scales_group_bytes;
     std::byte* scales = group_scales + panel * l.scale_panel_bytes;
     if (shape.format == WeightFormat::fp8_block) {
-      const auto scale = static_cast<float>(sigma / kRmsFp8);
+      const auto scale = kFp8ScaleFactor * static_cast<float>(sigma / kRmsFp8);
       for (std::int64_t i = 0; i < l.scale_panel_bytes / 4; ++i) std::memcpy(scales + i * 4, &scale, 4);
     } else if (shape.format == WeightFormat::mxfp4) {
       const int e8m0 = 127 + static_cast<int>(std::lround(std::log2(sigma / kRmsFp4)));

@@ -1,0 +1,22 @@
+// Declares the kernels that the matmul_*.cpp files of this folder instantiate.
+#pragma once
+
+#include "kernels/cpu/avx2/decode.h"
+#include "kernels/cpu/generic/matmul.h"
+
+namespace nibble::kernels::cpu::generic {
+
+extern template void matmul<avx2::Simd, avx2::DecodeF32>(const MatmulTask&);
+extern template void matmul<avx2::Simd, avx2::DecodeF16>(const MatmulTask&);
+extern template void matmul<avx2::Simd, avx2::DecodeBf16>(const MatmulTask&);
+extern template void matmul<avx2::Simd, avx2::DecodeFp8>(const MatmulTask&);
+extern template void matmul<avx2::Simd, avx2::DecodeMxfp4>(const MatmulTask&);
+extern template void matmul<avx2::Simd, avx2::DecodeNvfp4>(const MatmulTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeF32>(const TransposedTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeF16>(const TransposedTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeBf16>(const TransposedTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeFp8>(const TransposedTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeMxfp4>(const TransposedTask&);
+extern template void transposed<avx2::Simd, avx2::DecodeNvfp4>(const TransposedTask&);
+
+}  // namespace nibble::kernels::cpu::generic

@@ -1,0 +1,8 @@
+#include "kernels/cpu/avx2/instances.h"
+
+namespace nibble::kernels::cpu::generic {
+
+template void matmul<avx2::Simd, avx2::DecodeBf16>(const MatmulTask&);
+template void transposed<avx2::Simd, avx2::DecodeBf16>(const TransposedTask&);
+
+}  // namespace nibble::kernels::cpu::generic

@@ -1,0 +1,8 @@
+#include "kernels/cpu/avx512/instances.h"
+
+namespace nibble::kernels::cpu::generic {
+
+template void matmul<avx512::Simd, avx512::DecodeF32>(const MatmulTask&);
+template void transposed<avx512::Simd, avx512::DecodeF32>(const TransposedTask&);
+
+}  // namespace nibble::kernels::cpu::generic

@@ -1,0 +1,7 @@
+#include "kernels/cpu/avx512_bf16/instances.h"
+
+namespace nibble::kernels::cpu::avx512_bf16 {
+
+template void matmul<PairsBf16>(const MatmulTask&);
+
+}  // namespace nibble::kernels::cpu::avx512_bf16

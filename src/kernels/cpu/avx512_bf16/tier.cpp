@@ -1,0 +1,34 @@
+#include "kernels/cpu/avx512_bf16/tier.h"
+
+#include "kernels/cpu/avx512/tier.h"
+#include "kernels/cpu/avx512_bf16/instances.h"
+
+namespace nibble::kernels::cpu::avx512_bf16 {
+namespace {
+
+template <class D>
+void use_pairs(Tier& tier, quant::WeightFormat format, bool fused) {
+  tier.fast[static_cast<std::size_t>(format)] = {
+      .bf16_fused = fused, .bf16_tiled = true, .matmul = matmul<D>};
+}
+
+Tier make_tier() {
+  using quant::WeightFormat;
+  Tier tier = avx512::tier();
+  tier.name = "avx512_bf16";
+  use_pairs<PairsBf16>(tier, WeightFormat::bf16, true);
+  use_pairs<PairsMxfp4>(tier, WeightFormat::mxfp4, true);
+  use_pairs<PairsNvfp4>(tier, WeightFormat::nvfp4, true);
+  // FP8 decodes by way of float32: for few tokens a conversion to bf16 costs more than it saves.
+  use_pairs<avx512::DecodeFp8>(tier, WeightFormat::fp8_block, false);
+  return tier;
+}
+
+}  // namespace
+
+const Tier& tier() {
+  static const Tier instance = make_tier();
+  return instance;
+}
+
+}  // namespace nibble::kernels::cpu::avx512_bf16

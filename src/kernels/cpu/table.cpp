@@ -1,0 +1,53 @@
+#include "kernels/cpu/table.h"
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/avx2/tier.h"
+#include "kernels/cpu/avx512/tier.h"
+#include "kernels/cpu/avx512_bf16/tier.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/moe.h"
+#include "kernels/ref/table.h"
+
+namespace nibble::kernels::cpu {
+namespace {
+
+// A table row must be a plain function; Get names the tier at compile time.
+template <const Tier& (*Get)()>
+void overlay(KernelTable& t) {
+  t.linear = [](Exec& exec, const LinearArgs& a) { linear(Get(), exec, a); };
+  t.gated_linear = [](Exec& exec, const GatedLinearArgs& a) { gated_linear(Get(), exec, a); };
+  t.head_linear = [](Exec& exec, const HeadLinearArgs& a) { head_linear(Get(), exec, a); };
+  t.head_linear_transposed = [](Exec& exec, const HeadLinearTransposedArgs& a) {
+    head_linear_transposed(Get(), exec, a);
+  };
+  t.fused_moe = [](Exec& exec, const FusedMoeArgs& a) { fused_moe(Get(), exec, a); };
+  t.mla_absorbed = [](Exec& exec, const MlaAbsorbedArgs& a) { mla_absorbed(Get(), exec, a); };
+  t.mha = [](Exec& exec, const MhaArgs& a) { mha(Get(), exec, a); };
+  t.rms_norm = [](Exec& exec, const RmsNormArgs& a) {
+    const auto row = [&](std::int64_t i, int) {
+      Get().rms_norm(a.x.f32() + i * a.x.stride[0], a.weight, a.eps, a.y.f32() + i * a.y.stride[0],
+                     a.x.dim(1));
+    };
+    // A few rows take less time than waking the team.
+    if (a.x.dim(0) <= 4) {
+      for (std::int64_t i = 0; i < a.x.dim(0); ++i) row(i, 0);
+    } else {
+      exec.threads().parallel_for(a.x.dim(0), row);
+    }
+  };
+}
+
+}  // namespace
+
+KernelTable table(CpuIsa isa) {
+  KernelTable t = ref::kernels();
+  switch (isa) {
+    case CpuIsa::scalar: break;
+    case CpuIsa::avx2: overlay<avx2::tier>(t); break;
+    case CpuIsa::avx512: overlay<avx512::tier>(t); break;
+    case CpuIsa::avx512_bf16: overlay<avx512_bf16::tier>(t); break;
+  }
+  return t;
+}
+
+}  // namespace nibble::kernels::cpu
