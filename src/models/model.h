@@ -14,7 +14,7 @@ namespace nibble::models {
 struct ModelInfo {
   std::string model_type;  // "deepseek_v3"
   std::int32_t vocab_size = 0;
-  std::int32_t max_position_embeddings = 0;
+  std::int32_t max_position_embeddings = 0;  // positions forward can be given
   std::int32_t num_layers = 0;
   std::int64_t num_parameters = 0;  // of the tensors in use
   std::size_t weight_bytes = 0;     // packed, on the device

@@ -24,7 +24,9 @@ struct LoadOptions {
       "auto";  // format of projections: bf16, fp8, mxfp4, nvfp4; auto = as config.json says
   std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
   DType cache_dtype = DType::f32;      // f32 or bf16
-  std::int32_t max_model_len = 0;      // rope tables reach this far; 0 = max_position_embeddings
+  // Positions to prepare for, which then is info().max_position_embeddings if config.json allows it;
+  // 0 = what config.json says (at most 1 Mi).
+  std::int32_t max_model_len = 0;
 };
 
 // Reads headers and configuration, checks the whole tensor list, then streams the weights into the

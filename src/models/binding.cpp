@@ -1,0 +1,223 @@
+#include "models/binding.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+
+#include "core/quote.h"
+
+namespace nibble::models {
+namespace {
+
+using formats::Checkpoint;
+using formats::TensorInfo;
+
+constexpr std::size_t kMaxNamed = 12;
+
+std::string shape_text(std::span<const std::int64_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+// Everything that does not fit, to be told at once.
+struct Problems {
+  std::vector<std::string> missing;
+  std::vector<Error> unusable;
+  std::vector<std::string> left_over;
+  [[nodiscard]] bool none() const { return missing.empty() && unusable.empty() && left_over.empty(); }
+};
+
+// "2 tensors are missing: a, b"; at most kMaxNamed names.
+std::string list_names(std::string_view what, const std::vector<std::string>& names) {
+  std::string text = fmt::format("{} tensor{} {} {}", names.size(), names.size() == 1 ? "" : "s",
+                                 names.size() == 1 ? "is" : "are", what);
+  for (std::size_t i = 0; i < std::min(names.size(), kMaxNamed); ++i) {
+    text += fmt::format("{} {}", i == 0 ? ":" : ",", names[i]);
+  }
+  if (names.size() > kMaxNamed) text += fmt::format(", and {} more", names.size() - kMaxNamed);
+  return text;
+}
+
+Error describe(const Problems& problems, const Checkpoint& checkpoint) {
+  const bool one_reason = problems.missing.empty() && problems.left_over.empty();
+  if (one_reason && problems.unusable.size() == 1) return problems.unusable.front();
+  std::string text =
+      fmt::format("{}: the tensors do not fit config.json:", printable(checkpoint.dir().native(), 1024));
+  if (!problems.missing.empty()) text += fmt::format(" {};", list_names("missing", problems.missing));
+  if (!problems.left_over.empty()) {
+    text += fmt::format(" {};", list_names("left over (no part of this architecture)", problems.left_over));
+  }
+  if (!problems.unusable.empty()) {
+    text += fmt::format(" {} cannot be used:", problems.unusable.size());
+    for (std::size_t i = 0; i < std::min(problems.unusable.size(), kMaxNamed); ++i) {
+      text += fmt::format(" {};", problems.unusable[i].message);
+    }
+  }
+  text.back() = '.';
+  const bool all_unsupported =
+      one_reason && std::all_of(problems.unusable.begin(), problems.unusable.end(),
+                                [](const Error& e) { return e.code == ErrorCode::unsupported; });
+  return {all_unsupported ? ErrorCode::unsupported : ErrorCode::bad_input, std::move(text)};
+}
+
+bool any_tensor_under(const Checkpoint& checkpoint, const std::string& prefix) {
+  const auto tensors = checkpoint.tensors();
+  const auto it =
+      std::lower_bound(tensors.begin(), tensors.end(), prefix,
+                       [](const TensorInfo& t, const std::string& name) { return t.name < name; });
+  return it != tensors.end() && it->name.starts_with(prefix);
+}
+
+void bind_matrix(const Checkpoint& checkpoint, Binding& binding, Problems& problems) {
+  const WeightSpec& spec = *binding.spec;
+  if (!any_tensor_under(checkpoint, spec.name + ".")) {
+    problems.missing.push_back(fmt::format("{} [{}, {}]", quote(spec.name + ".weight"), spec.n, spec.k));
+    return;
+  }
+  auto source = formats::find_matrix(checkpoint, spec.name, spec.n, spec.k);
+  if (!source.ok()) {
+    problems.unusable.push_back(std::move(source).error());
+    return;
+  }
+  binding.matrix = source->matrix;
+  binding.tensors = std::move(source->tensors);
+}
+
+void bind_vector(const Checkpoint& checkpoint, Binding& binding, Problems& problems) {
+  const WeightSpec& spec = *binding.spec;
+  const TensorInfo* tensor = checkpoint.find(spec.name);
+  if (tensor == nullptr) {
+    problems.missing.push_back(fmt::format("{} [{}]", quote(spec.name), spec.vector->size));
+    return;
+  }
+  const auto fail = [&](const std::string& text) {
+    const std::string file = printable(checkpoint.files()[tensor->file_idx].native(), 1024);
+    problems.unusable.push_back(bad_input(fmt::format("{}: tensor {}: {}", file, quote(tensor->name), text)));
+  };
+  if (tensor->shape.size() != 1 || tensor->shape[0] != spec.vector->size) {
+    return fail(fmt::format("shape {}; expected [{}]", shape_text(tensor->shape), spec.vector->size));
+  }
+  if (tensor->dtype != DType::f32 && tensor->dtype != DType::bf16 && tensor->dtype != DType::f16) {
+    return fail(fmt::format("dtype {}; expected F32, BF16 or F16", dtype_name(tensor->dtype)));
+  }
+  binding.tensors = {tensor};
+}
+
+// The layer a name belongs to: "model.layers.61.enorm.weight" -> 61.
+std::optional<std::int64_t> layer_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const char* begin = name.data() + kPrefix.size();
+  std::int64_t layer = 0;
+  const auto [end, error] = std::from_chars(begin, name.data() + name.size(), layer);
+  if (error != std::errc() || end == name.data() + name.size() || *end != '.' || layer < 0)
+    return std::nullopt;
+  return layer;
+}
+
+// Tensors that checkpoints carry and inference here has no use for.
+struct IgnoredSuffix {
+  std::string_view suffix;
+  std::string_view why;
+};
+constexpr std::array kIgnoredSuffixes = {
+    IgnoredSuffix{".rotary_emb.inv_freq", "rope frequencies are computed from config.json"},
+    IgnoredSuffix{".k_scale", "scales of an FP8 cache, which is not used"},
+    IgnoredSuffix{".v_scale", "scales of an FP8 cache, which is not used"},
+    IgnoredSuffix{".input_scale", "static activation scales; activations are not quantised"},
+    IgnoredSuffix{".input_global_scale", "static activation scales; activations are not quantised"},
+};
+
+constexpr std::string_view kMtpReason = "multi-token prediction layers; the main model does not use them";
+constexpr std::string_view kTiedReason = "tie_word_embeddings: the head shares the embedding's weight";
+
+// Why a tensor nobody asked for may be ignored; nothing if it may not.
+std::optional<std::string_view> reason_to_ignore(std::string_view name, const formats::HfConfig& config) {
+  if (const std::optional<std::int64_t> layer = layer_of(name)) {
+    const std::int64_t num_mtp = std::max<std::int64_t>(1, config.num_nextn_predict_layers);
+    if (*layer >= config.num_hidden_layers && *layer < config.num_hidden_layers + num_mtp) return kMtpReason;
+  }
+  if (config.tie_word_embeddings && name == "lm_head.weight") return kTiedReason;
+  for (const IgnoredSuffix& row : kIgnoredSuffixes) {
+    if (name.ends_with(row.suffix)) return row.why;
+  }
+  return std::nullopt;
+}
+
+void sort_out_rest(const Checkpoint& checkpoint, BoundCheckpoint& bound, Problems& problems) {
+  const auto tensors = checkpoint.tensors();
+  std::vector<bool> used(tensors.size(), false);
+  for (const Binding& binding : bound.bindings) {
+    for (const TensorInfo* tensor : binding.tensors)
+      used[static_cast<std::size_t>(tensor - tensors.data())] = true;
+  }
+  std::vector<std::pair<std::string_view, std::int64_t>> counts;  // reason, number of tensors
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (used[i]) continue;
+    const auto reason = reason_to_ignore(tensors[i].name, checkpoint.config());
+    if (!reason) {
+      problems.left_over.push_back(quote(tensors[i].name));
+      continue;
+    }
+    bound.ignored.push_back(&tensors[i]);
+    const auto it =
+        std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == *reason; });
+    if (it == counts.end()) {
+      counts.emplace_back(*reason, 1);
+    } else {
+      ++it->second;
+    }
+  }
+  for (const auto& [reason, count] : counts) {
+    bound.notes.push_back(fmt::format("{} tensor{} ignored: {}", count, count == 1 ? "" : "s", reason));
+  }
+}
+
+// Gives every weight the format of the tensors that fill it.
+Status settle_formats(const Checkpoint& checkpoint, const std::vector<Binding>& bindings) {
+  std::unordered_map<const kernels::Weight*, const Binding*> first;
+  for (const Binding& binding : bindings) {
+    for (const RowBlock& block : binding.spec->blocks) {
+      const auto [it, is_new] = first.emplace(block.weight, &binding);
+      if (is_new) {
+        block.weight->shape.format = binding.matrix.format;
+        continue;
+      }
+      const Binding& other = *it->second;
+      if (other.matrix.format == binding.matrix.format) continue;
+      return unsupported(
+          fmt::format("{}: tensor {} is {}, but {} is {}; the experts of a layer are computed together and "
+                      "need one format",
+                      printable(checkpoint.dir().native(), 1024), quote(binding.main_tensor().name),
+                      quant::format_name(binding.matrix.format), quote(other.main_tensor().name),
+                      quant::format_name(other.matrix.format)));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<BoundCheckpoint> bind_checkpoint(const Checkpoint& checkpoint, const std::vector<WeightSpec>& specs) {
+  BoundCheckpoint bound;
+  Problems problems;
+  bound.bindings.reserve(specs.size());
+  for (const WeightSpec& spec : specs) {
+    Binding& binding = bound.bindings.emplace_back(Binding{.spec = &spec});
+    spec.is_matrix() ? bind_matrix(checkpoint, binding, problems)
+                     : bind_vector(checkpoint, binding, problems);
+  }
+  // Tensors of a module that could not be used are not "left over" as well: say so only when the rest fits.
+  if (problems.unusable.empty()) sort_out_rest(checkpoint, bound, problems);
+  if (!problems.none()) return describe(problems, checkpoint);
+  NIB_TRY_STATUS(settle_formats(checkpoint, bound.bindings));
+  return bound;
+}
+
+}  // namespace nibble::models

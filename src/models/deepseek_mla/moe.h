@@ -1,0 +1,47 @@
+// The mixture-of-experts block of DeepSeek-V2 and V3: routed experts plus shared ones that every token
+// passes (DeepSeekMoE, V2 section 2.2). V2 and V3 differ in the router's configuration only.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "layers/context.h"
+#include "layers/fused_moe.h"
+#include "layers/gated_mlp.h"
+#include "layers/router.h"
+#include "models/weight_spec.h"
+
+namespace nibble::models::deepseek_mla {
+
+struct MoeConfig {
+  layers::RouterConfig router;
+  std::int64_t moe_intermediate_size = 0;
+  std::int64_t shared_intermediate_size = 0;  // 0 = no shared experts
+};
+
+class Moe {
+ public:
+  explicit Moe(const MoeConfig& config);
+
+  // hidden += experts(x) + shared(x). x, hidden: [m, hidden_size] f32.
+  void forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView hidden) const;
+
+  void append_specs(std::vector<WeightSpec>& specs, const std::string& prefix);
+
+ private:
+  // out += routed experts of x.
+  void route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView out) const;
+
+  layers::Router gate_;
+  layers::FusedMoe experts_;
+  std::optional<layers::GatedMlp> shared_experts_;
+};
+
+// hidden += mlp(x), summed over the ranks.
+void forward_add(layers::Context& ctx, const layers::GatedMlp& mlp, TensorView x, TensorView hidden);
+
+// gate_proj, up_proj and down_proj under `prefix`.
+void append_mlp_specs(std::vector<WeightSpec>& specs, const std::string& prefix, layers::GatedMlp& mlp);
+
+}  // namespace nibble::models::deepseek_mla
