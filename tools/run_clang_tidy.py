@@ -76,14 +76,15 @@ def main():
     print(f"clang-tidy: {len(todo)} of {len(wanted)} files to check", flush=True)
 
     failed = []
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with ThreadPoolExecutor(args.jobs) as pool, clean_file.open("w", encoding="utf-8") as clean_now:
+        clean_now.writelines(key + "\n" for key in clean & set(keys.values()))
         for path, findings in zip(todo, pool.map(lambda p: check(p, args.build), todo)):
             if findings:
                 failed.append(path)
                 print(findings, end="", flush=True)
             else:
-                clean.add(keys[path])
-    clean_file.write_text("\n".join(sorted(clean & set(keys.values()))) + "\n", encoding="utf-8")
+                clean_now.write(keys[path] + "\n")
+                clean_now.flush()
     if failed:
         print("clang-tidy: findings in " + ", ".join(str(path.relative_to(ROOT)) for path in failed))
     return 1 if failed else 0
