@@ -29,9 +29,11 @@ struct LlmOptions {
   std::string quantization = "auto";  // dummy weights: bf16, fp8, mxfp4, nvfp4; real ones: auto
   std::int32_t num_hidden_layers = 0; // > 0 shortens the model (dummy weights only)
   std::string device = "auto";        // auto, cpu, cuda
-  std::string isa;                    // NIBBLE_ISA
+  std::string isa;                    // empty = the environment's NIBBLE_ISA, else the best tier
   int num_threads = 0;                // 0 = all cores
-  std::int32_t max_model_len = 0;     // 0 = what the model allows and memory holds
+  // Tokens of a sequence, prompt and reply. 0 = the model's max_position_embeddings, halved until cache
+  // and scratch of one sequence take at most half of the memory that the weights leave.
+  std::int32_t max_model_len = 0;
   std::int32_t max_num_seqs = 1;
   std::int32_t max_num_batched_tokens = 512;  // prefill chunk
   std::int32_t page_size = 64;
@@ -70,13 +72,15 @@ struct Generation {
   Timings timings;
 };
 
-// Receives text as it becomes complete (never a part of a code point). Return false to stop.
+// Called once for each token with the text that became certain (never a part of a code point; empty
+// while the text may still belong to a stop string, and without a tokenizer), and once more at the
+// end if text was held back. Return false to stop.
 using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
 
 struct PerplexityOptions {
   std::int32_t window = 0;  // tokens per window; 0 = max_model_len
   std::int32_t stride = 0;  // 0 = window. Tokens scored once: those not scored by an earlier window
-  bool prepend_bos = false;
+  bool prepend_bos = false;  // one BOS before the first token of the text
 };
 
 struct Perplexity {
@@ -98,6 +102,7 @@ struct LlmInfo {
   std::int32_t vocab_size = 0;
   std::int32_t max_model_len = 0;
   double load_s = 0;
+  std::vector<std::string> notes;  // for people: an MTP layer left out, dummy weights, ...
 };
 
 // Measurements of one step kind (see bench.h).
@@ -130,7 +135,8 @@ class Llm {
   Result<Perplexity> perplexity(std::string_view text, const PerplexityOptions& options,
                                 const ProgressCallback& progress = {});
 
-  // Asks a running generate to stop after the current step; it returns FinishReason::cancelled.
+  // Asks a running call to stop after the current step: generate then returns FinishReason::cancelled,
+  // logits and perplexity ErrorCode::interrupted. Holds until clear_stop().
   void request_stop() noexcept;
   void clear_stop() noexcept;
 

@@ -1,0 +1,15 @@
+// Memory of this machine, as far as this process may use it.
+#pragma once
+
+#include <cstdint>
+
+namespace nibble::engine {
+
+struct HostMemory {
+  std::uint64_t total = 0;      // bytes; the cgroup's limit if that is lower
+  std::uint64_t available = 0;  // without swapping; file pages in the page cache count as available
+};
+
+HostMemory host_memory();
+
+}  // namespace nibble::engine

@@ -1,0 +1,123 @@
+#include "engine/model_runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <new>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/check.h"
+#include "engine/batch_builder.h"
+
+namespace nibble::engine {
+namespace {
+
+// A batch at the limits: `num_seqs` sequences share `num_tokens` tokens evenly, each ends at
+// max_model_len (or is as long as its chunk), and the logits of every token are wanted.
+std::size_t count_scratch(const models::Model& model, Backend backend, const RunnerLimits& limits,
+                          const Cache& cache, std::int32_t num_seqs, std::int32_t num_tokens, MlaMode mode) {
+  const auto max_len = static_cast<std::size_t>(limits.max_model_len);
+  const std::vector<TokenId> tokens(max_len, 0);
+  const std::vector<PageId> pages(
+      (max_len + static_cast<std::size_t>(limits.page_size) - 1) / static_cast<std::size_t>(limits.page_size),
+      0);
+  std::vector<BatchItem> items;
+  std::int32_t rest = num_tokens;
+  for (std::int32_t i = 0; i < num_seqs; ++i) {
+    const std::int32_t count = std::min(rest / (num_seqs - i), limits.max_model_len);
+    rest -= count;
+    if (count == 0) continue;
+    items.push_back(
+        {.tokens = tokens, .begin = limits.max_model_len - count, .count = count, .pages = pages});
+  }
+  std::stable_partition(items.begin(), items.end(), [](const BatchItem& item) { return item.is_prefill(); });
+  BatchBuilder builder(num_tokens, num_seqs, static_cast<std::int32_t>(pages.size()));
+  const layers::ForwardBatch batch = builder.build(items, limits.page_size, mode);
+  Arena arena;
+  const kernels::KernelTable counting = kernels::counting_kernels();
+  layers::Context ctx{.table = counting, .exec = backend.exec, .arena = arena, .comm = comm::single()};
+  const auto num_logits = static_cast<std::int64_t>(batch.logit_rows.size());
+  model.forward(ctx, batch, cache.view(), Arena().tensor(DType::f32, {num_logits, model.info().vocab_size}));
+  return arena.peak();
+}
+
+}  // namespace
+
+Result<std::size_t> scratch_bytes(const models::Model& model, Backend backend, const RunnerLimits& limits) {
+  const CacheShape shape{
+      .num_layers = model.info().num_layers, .num_pages = 1, .page_size = limits.page_size};
+  NIB_TRY(const Cache cache, Cache::counting(model.cache_specs(), shape));
+  const std::int32_t max_tokens = limits.max_num_batched_tokens;
+  const std::int32_t max_seqs = std::min(limits.max_num_seqs, max_tokens);
+  std::size_t bytes = 0;
+  for (const MlaMode mode : {MlaMode::automatic, MlaMode::naive, MlaMode::absorb}) {
+    // The automatic choice may be either form, depending on a chunk's length.
+    if (limits.mla_mode != MlaMode::automatic && mode != limits.mla_mode) continue;
+    for (const auto& [num_seqs, num_tokens] :
+         {std::pair{1, max_tokens}, {max_seqs, max_tokens}, {max_seqs, max_seqs}}) {
+      bytes = std::max(bytes, count_scratch(model, backend, limits, cache, num_seqs, num_tokens, mode));
+    }
+  }
+  return bytes;
+}
+
+Result<ModelRunner> ModelRunner::create(const models::Model& model, Backend backend, const Cache& cache,
+                                        const RunnerLimits& limits) {
+  NIB_TRY(const std::size_t scratch, scratch_bytes(model, backend, limits));
+  try {
+    return ModelRunner(model, backend, cache, limits, scratch);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory(
+        fmt::format("no memory for {} bytes of scratch for {} tokens a step at context {}; lower "
+                    "max_num_batched_tokens or max_model_len",
+                    scratch, limits.max_num_batched_tokens, limits.max_model_len));
+  }
+}
+
+ModelRunner::ModelRunner(const models::Model& model, Backend backend, const Cache& cache,
+                         const RunnerLimits& limits, std::size_t scratch)
+    : model_(&model), backend_(backend), cache_(&cache), limits_(limits), arena_(scratch) {
+  logits_ = Buffer(static_cast<std::size_t>(limits.max_num_seqs) *
+                   static_cast<std::size_t>(model.info().vocab_size) * sizeof(float));
+}
+
+TensorView ModelRunner::run(const layers::ForwardBatch& batch) {
+  check_limits(batch);
+  const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
+  const std::int64_t vocab_size = model_->info().vocab_size;
+  const std::size_t bytes = static_cast<std::size_t>(rows * vocab_size) * sizeof(float);
+  if (bytes > logits_.size()) {
+    logits_ = Buffer();  // first give back, then take: never both at once
+    logits_ = Buffer(bytes);
+  }
+  const TensorView logits = make_view(logits_.data(), DType::f32, {rows, vocab_size});
+  arena_.reset();
+  layers::Context ctx{
+      .table = backend_.table, .exec = backend_.exec, .arena = arena_, .comm = comm::single()};
+  model_->forward(ctx, batch, cache_->view(), logits);
+  return logits;
+}
+
+void ModelRunner::check_limits(const layers::ForwardBatch& batch) const {
+  NIB_CHECK(batch.num_tokens() <= limits_.max_num_batched_tokens && batch.num_seqs() <= limits_.max_num_seqs,
+            "a batch of {} tokens and {} sequences is over the limits {} and {}", batch.num_tokens(),
+            batch.num_seqs(), limits_.max_num_batched_tokens, limits_.max_num_seqs);
+  for (const std::int32_t len : batch.seq_lens) {
+    NIB_CHECK(len <= limits_.max_model_len, "a sequence of {} tokens is over max_model_len {}", len,
+              limits_.max_model_len);
+  }
+}
+
+bool all_finite(std::span<const float> row) noexcept {
+  // The exponent is all ones in exactly NaN and infinity; written without a branch so that it becomes
+  // vector code.
+  constexpr std::uint32_t kExponent = 0x7F800000U;
+  std::uint32_t bad = 0;
+  for (const float value : row)
+    bad |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(value) & kExponent) == kExponent);
+  return bad == 0;
+}
+
+}  // namespace nibble::engine

@@ -1,0 +1,102 @@
+#include "engine/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <string_view>
+
+namespace nibble::engine {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+Result<kernels::DeviceOptions> parse_device(const LlmOptions& options) {
+  if (options.device == "cuda") {
+    return unsupported("device cuda: this build has no CUDA backend; use --device cpu");
+  }
+  if (options.device != "auto" && options.device != "cpu") {
+    return bad_input(fmt::format("device '{}' is unknown; use auto, cpu or cuda", options.device));
+  }
+  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
+    return bad_input(
+        fmt::format("threads is {}, must be from 0 (all cores) to {}", options.num_threads, kMaxThreads));
+  }
+  const char* isa = std::getenv("NIBBLE_ISA");
+  return kernels::DeviceOptions{.kind = DeviceKind::cpu,
+                                .num_threads = options.num_threads,
+                                .isa = !options.isa.empty() || isa == nullptr ? options.isa : isa};
+}
+
+Result<DType> parse_cache_dtype(std::string_view name) {
+  // Float32 costs twice the memory of bf16 and keeps the results of the reference; a step reads far
+  // more weights than cache.
+  if (name == "auto" || name == "f32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  if (name == "fp8" || name == "fp8_e4m3")
+    return unsupported("kv_cache_dtype fp8 is not supported yet; use auto, f32 or bf16");
+  return bad_input(fmt::format("kv_cache_dtype '{}' is unknown; use auto, f32 or bf16", name));
+}
+
+Status check_quantization(const LlmOptions& options) {
+  constexpr std::array<std::string_view, 5> kNames{"auto", "bf16", "fp8", "mxfp4", "nvfp4"};
+  if (std::find(kNames.begin(), kNames.end(), options.quantization) == kNames.end()) {
+    return bad_input(fmt::format("quantization '{}' is unknown; use auto, bf16, fp8, mxfp4 or nvfp4",
+                                 options.quantization));
+  }
+  if (options.dummy_weights || options.quantization == "auto") return {};
+  return unsupported(
+      fmt::format("quantization '{}' of a checkpoint's own weights is not supported yet: they run in the "
+                  "format they are stored in (--quantization auto); only dummy weights take a format",
+                  options.quantization));
+}
+
+Result<models::LoadOptions> parse_load(const LlmOptions& options) {
+  if (options.model.empty() && !(options.dummy_weights && !options.config.empty())) {
+    return bad_input(options.dummy_weights
+                         ? "dummy weights need a config.json: give a model directory or --config"
+                         : "no model directory given");
+  }
+  if (!options.dummy_weights && !options.config.empty()) {
+    return bad_input(
+        "--config goes with dummy weights (--load-format dummy); a checkpoint has its own config.json");
+  }
+  if (options.num_hidden_layers < 0) {
+    return bad_input(fmt::format("num_hidden_layers is {}, must be at least 0 (0 = all layers)",
+                                 options.num_hidden_layers));
+  }
+  if (options.num_hidden_layers > 0 && !options.dummy_weights) {
+    return bad_input("num_hidden_layers shortens a model with dummy weights only (--load-format dummy)");
+  }
+  NIB_TRY_STATUS(check_quantization(options));
+  NIB_TRY(const DType cache_dtype, parse_cache_dtype(options.kv_cache_dtype));
+  return models::LoadOptions{.dir = options.model,
+                             .config = options.config,
+                             .dummy = options.dummy_weights,
+                             .dummy_quantization = options.quantization,
+                             .num_hidden_layers = options.num_hidden_layers,
+                             .cache_dtype = cache_dtype};
+}
+
+}  // namespace
+
+Result<ParsedOptions> parse_options(const LlmOptions& options) {
+  ParsedOptions parsed;
+  NIB_TRY(parsed.load, parse_load(options));
+  NIB_TRY(parsed.device, parse_device(options));
+  if (options.max_model_len < 0) {
+    return bad_input(
+        fmt::format("max_model_len is {}, must be at least 0 (0 = what the model allows and memory holds)",
+                    options.max_model_len));
+  }
+  parsed.size = {.max_model_len = options.max_model_len,
+                 .max_num_seqs = options.max_num_seqs,
+                 .max_num_batched_tokens = options.max_num_batched_tokens,
+                 .page_size = options.page_size,
+                 .mla_mode = options.mla};
+  parsed.tokenizer_dir = options.model.empty() ? options.config.parent_path() : options.model;
+  return parsed;
+}
+
+}  // namespace nibble::engine
