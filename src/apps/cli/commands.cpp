@@ -1,0 +1,71 @@
+#include <array>
+
+#include "cli/command.h"
+
+namespace nibble::cli {
+
+namespace {
+
+constexpr std::array kCommands{
+    CommandInfo{"run", "Continue a prompt, answer a message, or chat",
+                "nibble run DIR -p \"Once upon a time\" --raw --max-tokens 64\n"
+                "nibble run DIR --chat -p \"Why is the sky blue?\" --temperature 0.6 --top-p 0.95\n"
+                "nibble run DIR --prompt-tokens 1,2,3 --json\n"
+                "nibble run DIR                       (a chat, in a terminal)\n",
+                &make_run},
+    CommandInfo{"chat", "Chat in the terminal (run without a prompt)",
+                "nibble chat DIR\n"
+                "nibble chat DIR --system \"Answer in one sentence.\" --temperature 0.6\n",
+                &make_chat},
+    CommandInfo{
+        "logits", "Write the logits of a token sequence to a safetensors file",
+        "nibble logits DIR --tokens ids.json --output logits.safetensors\n"
+        "nibble logits DIR --tokens ids.json --output out.safetensors --mla absorb --prefill-chunk 7\n"
+        "nibble logits DIR --tokens ids.json --output out.safetensors --decode-from 5 --batch-with b.json\n",
+        &make_logits},
+    CommandInfo{"tokenize", "Text to token ids and back, chat messages to prompts (JSON lines)",
+                "echo '{\"text\": \"Hello\"}' | nibble tokenize DIR\n"
+                "echo '{\"ids\": [1, 2, 3]}' | nibble tokenize DIR\n"
+                "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], "
+                "\"add_generation_prompt\": true}' | "
+                "nibble tokenize DIR --chat-format deepseek-v3\n",
+                &make_tokenize},
+    CommandInfo{"inspect", "Check a checkpoint's headers; list tensors, formats and bytes",
+                "nibble inspect DIR\n"
+                "nibble inspect DIR --tensors\n"
+                "nibble inspect DIR --sha256 --json\n",
+                &make_inspect},
+    CommandInfo{"plan", "Memory and kernel plan, from headers only",
+                "nibble plan DIR --max-model-len 8192\n"
+                "nibble plan --load-format dummy --config config.json --quantization mxfp4\n",
+                &make_plan},
+    CommandInfo{"eval ppl", "Token-level perplexity of a text",
+                "nibble eval ppl DIR --text valid.txt\n"
+                "nibble eval ppl DIR --text valid.txt --max-model-len 512 --stride 256 --json\n",
+                &make_eval_ppl},
+    CommandInfo{"bench decode", "Tokens per second while generating, against the read bandwidth",
+                "nibble bench decode DIR\n"
+                "nibble bench decode DIR -n 64 --depth 0,4096 --batch 1,4 -o json\n"
+                "nibble bench decode --load-format dummy --config config.json --quantization mxfp4 "
+                "--num-hidden-layers 9\n",
+                &make_bench_decode},
+    CommandInfo{
+        "bench prefill", "Tokens per second while reading a prompt, against the arithmetic peak",
+        "nibble bench prefill DIR -p 512,2048\n"
+        "nibble bench prefill --load-format dummy --config config.json --quantization fp8 -p 512 -o md\n",
+        &make_bench_prefill},
+    CommandInfo{"bench load", "Seconds and GB/s of loading, by phase, against the page cache",
+                "nibble bench load DIR\n"
+                "nibble bench load DIR --repetitions 3 -o json\n",
+                &make_bench_load},
+    CommandInfo{"doctor", "What this machine offers, measured, with hints",
+                "nibble doctor\nnibble doctor --json\n", &make_doctor},
+    CommandInfo{"version", "Version, commit and compiler", "nibble version\nnibble version --json\n",
+                &make_version},
+};
+
+}  // namespace
+
+std::span<const CommandInfo> commands() { return kCommands; }
+
+}  // namespace nibble::cli
