@@ -28,7 +28,8 @@ Result<simdjson::dom::object> JsonDocument::parse_object(std::span<const std::by
                                                          std::string_view where) {
   const simdjson::padded_string copy(reinterpret_cast<const char*>(text.data()), text.size());
   simdjson::dom::element root;
-  simdjson::error_code error = parser_.allocate(text.size(), max_depth_);
+  // simdjson's bound counts one level more than the nesting it lets through.
+  simdjson::error_code error = parser_.allocate(text.size(), max_depth_ + 1);
   if (error == simdjson::SUCCESS) error = parser_.parse(copy).get(root);
   if (error == simdjson::MEMALLOC) {
     return out_of_memory(fmt::format("{}: no memory to parse {} bytes of JSON", where, text.size()));

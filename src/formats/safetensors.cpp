@@ -217,8 +217,9 @@ Status check_cover(const SafetensorsLayout& layout, std::uint64_t file_bytes, st
   const std::uint64_t data_bytes = file_bytes - layout.data_begin;
   if (next == data_bytes) return {};
   if (next < data_bytes) {
-    return bad_input(fmt::format("{}: {} bytes, but the header describes {}: {} trailing bytes", where,
-                                 file_bytes, layout.data_begin + next, data_bytes - next));
+    return bad_input(fmt::format("{}: {} bytes, but the header describes {}: {} trailing byte{}", where,
+                                 file_bytes, layout.data_begin + next, data_bytes - next,
+                                 data_bytes - next == 1 ? "" : "s"));
   }
   const auto cut = std::find_if(layout.tensors.begin(), layout.tensors.end(),
                                 [&](const SafetensorsEntry& entry) { return entry.end > data_bytes; });

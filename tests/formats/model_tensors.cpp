@@ -70,7 +70,7 @@ Status walk_checkpoint(const std::filesystem::path& dir) {
   const ExpectedTensors expected = expected_tensors(checkpoint.config());
   for (const ExpectedMatrix& m : expected.matrices) {
     NIB_TRY(const MatrixSource source, find_matrix(checkpoint, m.prefix, m.n, m.k));
-    NIB_TRY_STATUS(quant::check_finite(source.matrix, m.prefix));
+    NIB_TRY_STATUS(quant::check_finite(source.matrix, source.tensors.front()->name));
   }
   for (const ExpectedVector& v : expected.vectors) {
     const std::array<std::int64_t, 1> shape = {v.size};
