@@ -1,0 +1,57 @@
+// The shapes every matrix-product test and benchmark goes through.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "quant/quant_format.h"
+
+namespace nibble::kernels::testing {
+
+struct MatrixCase {
+  quant::WeightFormat format;
+  std::int64_t n;
+  std::int64_t k;
+};
+
+// Odd n, n no multiple of a panel, k no multiple of a step or of a scale block where the format
+// allows it, and one shape of ordinary size per format.
+inline constexpr std::array kMatrixCases = {
+    MatrixCase{quant::WeightFormat::f32, 1, 1},
+    MatrixCase{quant::WeightFormat::f32, 7, 3},
+    MatrixCase{quant::WeightFormat::f32, 33, 129},
+    MatrixCase{quant::WeightFormat::f32, 130, 300},
+    MatrixCase{quant::WeightFormat::f16, 1, 1},
+    MatrixCase{quant::WeightFormat::f16, 24, 31},
+    MatrixCase{quant::WeightFormat::f16, 130, 257},
+    MatrixCase{quant::WeightFormat::bf16, 1, 1},
+    MatrixCase{quant::WeightFormat::bf16, 7, 5},
+    MatrixCase{quant::WeightFormat::bf16, 24, 64},
+    MatrixCase{quant::WeightFormat::bf16, 33, 127},
+    MatrixCase{quant::WeightFormat::bf16, 130, 192},
+    MatrixCase{quant::WeightFormat::bf16, 272, 1100},
+    MatrixCase{quant::WeightFormat::fp8_block, 1, 1},
+    MatrixCase{quant::WeightFormat::fp8_block, 17, 72},
+    MatrixCase{quant::WeightFormat::fp8_block, 130, 200},
+    MatrixCase{quant::WeightFormat::fp8_block, 272, 1100},
+    MatrixCase{quant::WeightFormat::mxfp4, 1, 32},
+    MatrixCase{quant::WeightFormat::mxfp4, 24, 96},
+    MatrixCase{quant::WeightFormat::mxfp4, 33, 160},
+    MatrixCase{quant::WeightFormat::mxfp4, 272, 1120},
+    MatrixCase{quant::WeightFormat::nvfp4, 1, 16},
+    MatrixCase{quant::WeightFormat::nvfp4, 24, 48},
+    MatrixCase{quant::WeightFormat::nvfp4, 33, 208},
+    MatrixCase{quant::WeightFormat::nvfp4, 272, 1104},
+};
+
+// Batch sizes around every tile border.
+inline constexpr std::array<std::int64_t, 13> kTokenCounts = {0, 1, 2, 3, 5, 8, 12, 13, 17, 31, 64, 65, 130};
+
+inline std::string case_name(const MatrixCase& c) {
+  return std::string(quant::format_name(c.format)) + " n=" + std::to_string(c.n) +
+         " k=" + std::to_string(c.k);
+}
+
+}  // namespace nibble::kernels::testing

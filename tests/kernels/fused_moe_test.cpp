@@ -1,0 +1,187 @@
+// fused_moe on every tier and format, with all kinds of routes.
+#include <gtest/gtest.h>
+
+#include "tests/kernels/expect.h"
+#include "tests/kernels/host_tensor.h"
+#include "tests/kernels/matrices.h"
+
+namespace nibble::kernels::testing {
+namespace {
+
+using ::nibble::testing::Random;
+
+constexpr std::int64_t kExperts = 5;
+
+struct Routes {
+  std::int32_t topk;
+  std::vector<std::int32_t> ids;  // [m, topk]
+  std::vector<float> weights;
+};
+
+// Distinct ascending experts per token; now and then an expert that lives elsewhere (-1).
+Routes random_routes(Random& random, std::int64_t m, std::int32_t topk) {
+  Routes r{.topk = topk, .ids = {}, .weights = random.floats(m * topk, 0.1F, 1.0F)};
+  for (std::int64_t i = 0; i < m; ++i) {
+    std::int64_t left = topk;
+    for (std::int64_t e = 0; e < kExperts && left > 0; ++e) {
+      if (random.below(kExperts - e) >= left) continue;
+      r.ids.push_back(random.below(6) == 0 ? -1 : static_cast<std::int32_t>(e));
+      --left;
+    }
+  }
+  return r;
+}
+
+struct Experts {
+  PackedGroups gate;
+  PackedGroups up;
+  PackedGroups down;
+};
+
+Experts random_experts(Device& device, Random& random, quant::WeightFormat format, std::int64_t n,
+                       std::int64_t k) {
+  return {.gate = random_groups(device, random, format, kExperts, n, k),
+          .up = random_groups(device, random, format, kExperts, n, k),
+          .down = random_groups(device, random, format, kExperts, k, n)};
+}
+
+std::vector<Bounded> expected_output(const Experts& experts, const Routes& routes, std::span<const float> x,
+                                     std::span<const float> y_before, bool bf16_products) {
+  const std::int64_t n = experts.gate.packed.shape.n;
+  const std::int64_t k = experts.gate.packed.shape.k;
+  std::vector<Bounded> y = exact(y_before);
+  const std::vector<Bounded> xs = exact(x);
+  for (std::size_t slot = 0; slot < routes.ids.size(); ++slot) {
+    if (routes.ids[slot] < 0) continue;
+    const auto e = static_cast<std::size_t>(routes.ids[slot]);
+    const std::size_t token = slot / static_cast<std::size_t>(routes.topk);
+    const auto row = std::span(xs).subspan(token * static_cast<std::size_t>(k), static_cast<std::size_t>(k));
+    const auto gate = product(row, experts.gate.weights[e], 1, n, k, bf16_products);
+    const auto up = product(row, experts.up.weights[e], 1, n, k, bf16_products);
+    std::vector<Bounded> hidden;
+    for (std::size_t j = 0; j < gate.size(); ++j) hidden.push_back(gated(gate[j], up[j]));
+    const auto down = product(hidden, experts.down.weights[e], 1, k, n, bf16_products);
+    for (std::size_t c = 0; c < down.size(); ++c) {
+      Bounded& sum = y[token * static_cast<std::size_t>(k) + c];
+      const auto weight = static_cast<double>(routes.weights[slot]);
+      sum.value += weight * down[c].value;
+      sum.bound +=
+          weight * down[c].bound + 4.0 * kEpsF32 * (std::abs(weight * down[c].value) + std::abs(sum.value));
+    }
+  }
+  // Adding up in place rounds relative to what was there before.
+  for (std::size_t i = 0; i < y.size(); ++i)
+    y[i].bound += 8.0 * kEpsF32 * std::abs(static_cast<double>(y_before[i]));
+  return y;
+}
+
+class FusedMoeTest : public KernelTest {
+ protected:
+  static std::vector<float> run(Device& device, const Experts& experts, const Routes& routes,
+                                std::span<const float> x, std::span<const float> y_before) {
+    const std::int64_t k = experts.gate.packed.shape.k;
+    const auto m = static_cast<std::int64_t>(x.size()) / k;
+    const HostTensor x_tensor({m, k}, x, 3);
+    const HostTensor y_tensor({m, k}, y_before, 5);
+    device.table().fused_moe(device.exec(), {.x = x_tensor.view(),
+                                             .topk_ids = routes.ids.data(),
+                                             .topk_weights = routes.weights.data(),
+                                             .topk = routes.topk,
+                                             .gate = experts.gate.packed,
+                                             .up = experts.up.packed,
+                                             .down = experts.down.packed,
+                                             .y = y_tensor.view()});
+    EXPECT_TRUE(y_tensor.guards_intact());
+    return y_tensor.values();
+  }
+
+  static void check(Random& random, const Experts& experts, const Routes& routes) {
+    const std::int64_t k = experts.gate.packed.shape.k;
+    const std::int64_t m = static_cast<std::int64_t>(routes.ids.size()) / routes.topk;
+    const std::vector<float> x = activations(random, m * k);
+    const std::vector<float> y_before = random.floats(m * k);
+    EXPECT_TRUE(within_bounds(run(device(), experts, routes, x, y_before),
+                              expected_output(experts, routes, x, y_before, bf16_products())))
+        << "m=" << m << " topk=" << routes.topk;
+  }
+};
+NIBBLE_KERNEL_TESTS(FusedMoeTest);
+
+TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
+  Random random(80);
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const bool grouped = row.group_k > 1;
+    const Experts experts =
+        random_experts(device(), random, row.format, grouped ? 160 : 45, grouped ? 96 : 50);
+    for (const std::int64_t m : {0, 1, 2, 3, 17, 66}) {
+      for (const std::int32_t topk : {1, 2, 5}) check(random, experts, random_routes(random, m, topk));
+    }
+  }
+}
+
+TEST_P(FusedMoeTest, Fp8BlocksAtTheEdges) {
+  Random random(81);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::fp8_block, 200, 140);
+  for (const std::int64_t m : {1, 9}) check(random, experts, random_routes(random, m, 2));
+}
+
+// Everybody at one expert: more tokens than any tile holds, and four experts without any.
+TEST_P(FusedMoeTest, AllTokensAtOneExpert) {
+  Random random(82);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::mxfp4, 64, 64);
+  for (const std::int64_t m : {1, 12, 13, 200}) {
+    Routes routes{.topk = 1, .ids = std::vector<std::int32_t>(static_cast<std::size_t>(m), 3), .weights = {}};
+    routes.weights = random.floats(m);
+    check(random, experts, routes);
+  }
+}
+
+TEST_P(FusedMoeTest, NoLocalExpertLeavesYAlone) {
+  Random random(83);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::bf16, 24, 40);
+  const Routes routes{
+      .topk = 2, .ids = std::vector<std::int32_t>(6, -1), .weights = std::vector<float>(6, 1.0F)};
+  const std::vector<float> x = activations(random, 3 * 40);
+  const std::vector<float> y_before = random.floats(3 * 40);
+  EXPECT_TRUE(same_bits(run(device(), experts, routes, x, y_before), y_before));
+}
+
+// What happens to a token does not depend on the other tokens, nor on the number of threads.
+TEST_P(FusedMoeTest, SameForAnyNumberOfThreads) {
+  Random random(84);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::mxfp4, 96, 160);
+  const Routes routes = random_routes(random, 30, 3);
+  const std::vector<float> x = activations(random, 30 * 160);
+  const std::vector<float> y_before = random.floats(30 * 160);
+  const std::vector<float> first = run(device(1), experts, routes, x, y_before);
+  for (const int threads : {2, 3}) {
+    EXPECT_TRUE(same_bits(run(device(threads), experts, routes, x, y_before), first))
+        << threads << " threads";
+  }
+}
+
+TEST_P(FusedMoeTest, ATokenDoesNotFeelTheOthers) {
+  Random random(85);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::nvfp4, 48, 80);
+  const Routes routes = random_routes(random, 64, 2);
+  std::vector<float> x = activations(random, 64 * 80);
+  std::fill_n(x.begin() + 80, 80, NAN);
+  const std::vector<float> y_before = random.floats(64 * 80);
+  const std::vector<float> batch = run(device(), experts, routes, x, y_before);
+  for (const std::size_t token : {std::size_t{0}, std::size_t{2}, std::size_t{63}}) {
+    const Routes alone{.topk = 2,
+                       .ids = {routes.ids[token * 2], routes.ids[token * 2 + 1]},
+                       .weights = {routes.weights[token * 2], routes.weights[token * 2 + 1]}};
+    const auto x_row = std::span(x).subspan(token * 80, 80);
+    const auto y_row = std::span(y_before).subspan(token * 80, 80);
+    std::vector<Bounded> expected = expected_output(experts, alone, x_row, y_row, bf16_products());
+    const std::vector<float> single = run(device(), experts, alone, x_row, y_row);
+    EXPECT_TRUE(within_bounds(single, expected));
+    for (std::size_t c = 0; c < expected.size(); ++c) expected[c].value = static_cast<double>(single[c]);
+    EXPECT_TRUE(within_bounds(std::span(batch).subspan(token * 80, 80), expected)) << "token " << token;
+  }
+}
+
+}  // namespace
+}  // namespace nibble::kernels::testing

@@ -1,0 +1,286 @@
+// embed, linear, gated_linear, head_linear and head_linear_transposed on every tier and format.
+#include <gtest/gtest.h>
+
+#include "core/check.h"
+#include "tests/kernels/cases.h"
+#include "tests/kernels/expect.h"
+#include "tests/kernels/host_tensor.h"
+#include "tests/kernels/matrices.h"
+#include "tests/support/compare.h"
+
+namespace nibble::kernels::testing {
+namespace {
+
+using ::nibble::testing::Random;
+
+class LinearTest : public KernelTest {
+ protected:
+  // x * w^T on this tier; checks against the oracle and that only y was written.
+  static void check_linear(Random& random, const PackedGroups& w, std::int64_t m, bool accumulate,
+                           Precision precision) {
+    const std::int64_t n = w.packed.shape.n;
+    const std::int64_t k = w.packed.shape.k;
+    const std::vector<float> x_values = activations(random, m * k);
+    const HostTensor x({m, k}, x_values, 5);
+    const std::vector<float> y_before = random.floats(m * n);
+    const HostTensor y = accumulate ? HostTensor({m, n}, y_before, 3) : HostTensor({m, n}, 3);
+    device().table().linear(
+        device().exec(),
+        {.x = x.view(), .w = w.packed, .y = y.view(), .accumulate = accumulate, .precision = precision});
+    const bool bf16 = bf16_products() && precision == Precision::fast;
+    std::vector<Bounded> expected = product(exact(x_values), w.weights[0], m, n, k, bf16);
+    if (accumulate) {
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        expected[i].value += static_cast<double>(y_before[i]);
+        expected[i].bound += 2.0 * kEpsF32 * (std::abs(expected[i].value) + std::abs(y_before[i]));
+      }
+    }
+    EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m << " accumulate=" << accumulate;
+    EXPECT_TRUE(y.guards_intact()) << "m=" << m;
+  }
+};
+NIBBLE_KERNEL_TESTS(LinearTest);
+
+TEST_P(LinearTest, AgreesWithDoublePrecision) {
+  Random random(10);
+  for (const MatrixCase& c : kMatrixCases) {
+    SCOPED_TRACE(case_name(c));
+    const PackedGroups w = random_groups(device(), random, c.format, 1, c.n, c.k);
+    for (const std::int64_t m : kTokenCounts) {
+      check_linear(random, w, m, m % 2 == 0, Precision::fast);
+      check_linear(random, w, m, m % 2 == 1, Precision::exact);
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// Large prompts go through other loops than small batches.
+TEST_P(LinearTest, ManyTokens) {
+  Random random(11);
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const PackedGroups w = random_groups(device(), random, row.format, 1, 40, row.group_k > 1 ? 160 : 150);
+    check_linear(random, w, 611, false, Precision::fast);
+    check_linear(random, w, 611, true, Precision::exact);
+  }
+}
+
+// Scales at the ends of their ranges: 2^-127 is a subnormal, and bf16 or float32 shortcuts break there.
+TEST_P(LinearTest, ExtremeScales) {
+  Random random(12);
+  for (const int scale : {0, 1, 2, 100, 150, 200}) {
+    SCOPED_TRACE(scale);
+    PackedGroups w = random_groups(device(), random, quant::WeightFormat::mxfp4, 1, 20, 64);
+    std::fill(w.sources[0]->scales.begin(), w.sources[0]->scales.end(), std::byte(scale));
+    w.weights[0] = w.sources[0]->dequantised();
+    w.packed = pack(device(), w.sources);
+    // Activations that bring the products back into range.
+    std::vector<float> x_values = random.floats(3 * 64);
+    for (float& v : x_values) v = std::ldexp(v, std::min(120, 127 - scale));
+    const HostTensor x({3, 64}, x_values);
+    const HostTensor y({3, 20});
+    device().table().linear(device().exec(),
+                            {.x = x.view(), .w = w.packed, .y = y.view(), .precision = Precision::exact});
+    std::vector<Bounded> expected = product(exact(x_values), w.weights[0], 3, 20, 64, false);
+    EXPECT_TRUE(within_bounds(y.values(), expected));
+  }
+}
+
+TEST_P(LinearTest, SameForAnyNumberOfThreads) {
+  Random random(13);
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    constexpr std::int64_t kM = 19;
+    const std::int64_t n = 330;
+    const std::int64_t k = row.group_k > 1 ? 288 : 251;
+    const PackedGroups w = random_groups(device(), random, row.format, 1, n, k);
+    const std::vector<float> x_values = activations(random, kM * k);
+    const HostTensor x({kM, k}, x_values);
+    std::vector<float> first;
+    for (const int threads : {1, 2, 3}) {
+      const HostTensor y({kM, n});
+      device(threads).table().linear(device(threads).exec(), {.x = x.view(), .w = w.packed, .y = y.view()});
+      if (threads == 1) first = y.values();
+      EXPECT_TRUE(same_bits(y.values(), first)) << threads << " threads";
+    }
+  }
+}
+
+// Row 0 of a batch of 64 and the same row alone.
+TEST_P(LinearTest, ARowDoesNotFeelTheOthers) {
+  Random random(14);
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    constexpr std::int64_t kM = 64;
+    const std::int64_t n = 50;
+    const std::int64_t k = row.group_k > 1 ? 288 : 251;
+    const PackedGroups w = random_groups(device(), random, row.format, 1, n, k);
+    std::vector<float> x_values = activations(random, kM * k);
+    // One token's values must not leak into another's, not even as NaN.
+    std::fill_n(x_values.begin() + k, k, NAN);
+    const HostTensor x({kM, k}, x_values);
+    const HostTensor y({kM, n});
+    device().table().linear(device().exec(), {.x = x.view(), .w = w.packed, .y = y.view()});
+    for (const std::int64_t i : {std::int64_t{0}, std::int64_t{2}, kM - 1}) {
+      const auto x_row =
+          std::span(x_values).subspan(static_cast<std::size_t>(i * k), static_cast<std::size_t>(k));
+      const HostTensor x_alone({1, k}, x_row);
+      const HostTensor y_alone({1, n});
+      device().table().linear(device().exec(), {.x = x_alone.view(), .w = w.packed, .y = y_alone.view()});
+      std::vector<Bounded> expected = product(exact(x_row), w.weights[0], 1, n, k, bf16_products());
+      const std::vector<float> alone = y_alone.values();
+      EXPECT_TRUE(within_bounds(std::span(y.row(i), static_cast<std::size_t>(n)), expected)) << "row " << i;
+      for (std::size_t j = 0; j < expected.size(); ++j) expected[j].value = static_cast<double>(alone[j]);
+      EXPECT_TRUE(within_bounds(std::span(y.row(i), static_cast<std::size_t>(n)), expected)) << "row " << i;
+    }
+  }
+}
+
+TEST_P(LinearTest, Gated) {
+  Random random(15);
+  for (const MatrixCase& c : kMatrixCases) {
+    SCOPED_TRACE(case_name(c));
+    const PackedGroups gate = random_groups(device(), random, c.format, 1, c.n, c.k);
+    const PackedGroups up = random_groups(device(), random, c.format, 1, c.n, c.k);
+    for (const std::int64_t m : {0, 1, 3, 17, 66}) {
+      const std::vector<float> x_values = activations(random, m * c.k);
+      const HostTensor x({m, c.k}, x_values, 7);
+      const HostTensor y({m, c.n}, 2);
+      device().table().gated_linear(device().exec(),
+                                    {.x = x.view(), .gate = gate.packed, .up = up.packed, .y = y.view()});
+      const auto g = product(exact(x_values), gate.weights[0], m, c.n, c.k, bf16_products());
+      const auto u = product(exact(x_values), up.weights[0], m, c.n, c.k, bf16_products());
+      std::vector<Bounded> expected;
+      for (std::size_t i = 0; i < g.size(); ++i) expected.push_back(gated(g[i], u[i]));
+      EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m;
+      EXPECT_TRUE(y.guards_intact()) << "m=" << m;
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// Gate and up need not have the same format.
+TEST_P(LinearTest, GatedWithTwoFormats) {
+  Random random(16);
+  const PackedGroups gate = random_groups(device(), random, quant::WeightFormat::mxfp4, 1, 36, 96);
+  const PackedGroups up = random_groups(device(), random, quant::WeightFormat::bf16, 1, 36, 96);
+  for (const std::int64_t m : {1, 20}) {
+    const std::vector<float> x_values = activations(random, m * 96);
+    const HostTensor x({m, 96}, x_values);
+    const HostTensor y({m, 36});
+    device().table().gated_linear(device().exec(),
+                                  {.x = x.view(), .gate = gate.packed, .up = up.packed, .y = y.view()});
+    const auto g = product(exact(x_values), gate.weights[0], m, 36, 96, bf16_products());
+    const auto u = product(exact(x_values), up.weights[0], m, 36, 96, bf16_products());
+    std::vector<Bounded> expected;
+    for (std::size_t i = 0; i < g.size(); ++i) expected.push_back(gated(g[i], u[i]));
+    EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m;
+  }
+}
+
+constexpr std::int64_t kHeads = 3;
+
+// Row i, head h of [m, heads, d] values.
+std::span<const Bounded> head_row(const std::vector<Bounded>& values, std::int64_t i, std::int64_t h,
+                                  std::int64_t d) {
+  return std::span(values).subspan(static_cast<std::size_t>((i * kHeads + h) * d),
+                                   static_cast<std::size_t>(d));
+}
+
+TEST_P(LinearTest, PerHead) {
+  Random random(17);
+  for (const MatrixCase& c : kMatrixCases) {
+    SCOPED_TRACE(case_name(c));
+    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k);
+    for (const std::int64_t m : {0, 1, 2, 5, 33}) {
+      for (const bool shared : {false, true}) {
+        const std::vector<float> x_values = activations(random, m * c.k * (shared ? 1 : kHeads));
+        const HostTensor x =
+            shared ? HostTensor({m, c.k}, x_values, 5) : HostTensor({m, kHeads, c.k}, x_values, 5);
+        const HostTensor y({m, kHeads, c.n}, 3);
+        device().table().head_linear(device().exec(), {.x = x.view(), .w = w.packed, .y = y.view()});
+        const std::vector<Bounded> xs = exact(x_values);
+        std::vector<Bounded> expected;
+        for (std::int64_t i = 0; i < m; ++i) {
+          for (std::int64_t h = 0; h < kHeads; ++h) {
+            const auto row = shared ? std::span(xs).subspan(static_cast<std::size_t>(i * c.k),
+                                                            static_cast<std::size_t>(c.k))
+                                    : head_row(xs, i, h, c.k);
+            const auto head =
+                product(row, w.weights[static_cast<std::size_t>(h)], 1, c.n, c.k, bf16_products());
+            expected.insert(expected.end(), head.begin(), head.end());
+          }
+        }
+        EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m << " shared=" << shared;
+        EXPECT_TRUE(y.guards_intact()) << "m=" << m << " shared=" << shared;
+      }
+    }
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(LinearTest, PerHeadTransposed) {
+  Random random(18);
+  for (const MatrixCase& c : kMatrixCases) {
+    SCOPED_TRACE(case_name(c));
+    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k);
+    std::vector<std::vector<float>> transposed;
+    for (const std::vector<float>& head : w.weights) {
+      std::vector<float>& t = transposed.emplace_back();
+      for (std::int64_t kk = 0; kk < c.k; ++kk) {
+        for (std::int64_t row = 0; row < c.n; ++row)
+          t.push_back(head[static_cast<std::size_t>(row * c.k + kk)]);
+      }
+    }
+    for (const std::int64_t m : {0, 1, 2, 5, 33}) {
+      const std::vector<float> x_values = activations(random, m * kHeads * c.n);
+      const HostTensor x({m, kHeads, c.n}, x_values, 5);
+      const HostTensor y({m, kHeads, c.k}, 3);
+      device().table().head_linear_transposed(device().exec(), {.x = x.view(), .w = w.packed, .y = y.view()});
+      const std::vector<Bounded> xs = exact(x_values);
+      std::vector<Bounded> expected;
+      for (std::int64_t i = 0; i < m; ++i) {
+        for (std::int64_t h = 0; h < kHeads; ++h) {
+          const auto head = product(head_row(xs, i, h, c.n), transposed[static_cast<std::size_t>(h)], 1, c.k,
+                                    c.n, bf16_products());
+          expected.insert(expected.end(), head.begin(), head.end());
+        }
+      }
+      EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m;
+      EXPECT_TRUE(y.guards_intact()) << "m=" << m;
+    }
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(LinearTest, EmbedIsExact) {
+  Random random(19);
+  for (const MatrixCase& c : kMatrixCases) {
+    SCOPED_TRACE(case_name(c));
+    const PackedGroups table = random_groups(device(), random, c.format, 1, c.n, c.k);
+    std::vector<std::int32_t> ids;
+    for (int i = 0; i < 9; ++i) ids.push_back(static_cast<std::int32_t>(random.below(c.n)));
+    const HostTensor y({9, c.k}, 4);
+    device().table().embed(device().exec(), {.ids = ids.data(), .table = table.packed, .y = y.view()});
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto k = static_cast<std::size_t>(c.k);
+      const auto expected = std::span(table.weights[0]).subspan(static_cast<std::size_t>(ids[i]) * k, k);
+      EXPECT_TRUE(
+          ::nibble::testing::same_floats(std::span(y.row(static_cast<std::int64_t>(i)), k), expected));
+    }
+    EXPECT_TRUE(y.guards_intact());
+  }
+}
+
+TEST_P(LinearTest, EmbedRefusesForeignIds) {
+  Random random(20);
+  const PackedGroups table = random_groups(device(), random, quant::WeightFormat::bf16, 1, 10, 8);
+  const HostTensor y({1, 8});
+  for (const std::int32_t id : {-1, 10}) {
+    EXPECT_THROW(device().table().embed(device().exec(), {.ids = &id, .table = table.packed, .y = y.view()}),
+                 InternalError);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::kernels::testing

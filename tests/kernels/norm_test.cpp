@@ -1,0 +1,93 @@
+// rms_norm and add.
+#include <gtest/gtest.h>
+
+#include "tests/kernels/expect.h"
+#include "tests/kernels/host_tensor.h"
+
+namespace nibble::kernels::testing {
+namespace {
+
+using ::nibble::testing::Random;
+
+class NormTest : public KernelTest {};
+NIBBLE_KERNEL_TESTS(NormTest);
+
+std::vector<Bounded> normed(std::span<const float> x, std::span<const float> weight, float eps) {
+  const auto d = static_cast<std::int64_t>(weight.size());
+  std::vector<Bounded> y;
+  for (std::size_t begin = 0; begin < x.size(); begin += weight.size()) {
+    double squares = 0.0;
+    for (std::size_t j = 0; j < weight.size(); ++j) squares += std::pow(static_cast<double>(x[begin + j]), 2);
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(d) + static_cast<double>(eps));
+    for (std::size_t j = 0; j < weight.size(); ++j) {
+      const double value = static_cast<double>(x[begin + j]) * scale * static_cast<double>(weight[j]);
+      y.push_back({.value = value, .bound = std::abs(value) * sum_rounding(d) + 0x1p-126});
+    }
+  }
+  return y;
+}
+
+TEST_P(NormTest, RmsNorm) {
+  Random random(30);
+  for (const std::int64_t d : {1, 7, 16, 64, 100, 129, 1536}) {
+    for (const std::int64_t m : {0, 1, 3, 40}) {
+      const std::vector<float> weight = random.floats(d, 0.1F, 2.0F);
+      const std::vector<float> x_values = activations(random, m * d);
+      const HostTensor x({m, d}, x_values, 9);
+      const HostTensor y({m, d}, 2);
+      device().table().rms_norm(device().exec(),
+                                {.x = x.view(), .weight = weight.data(), .eps = 1e-6F, .y = y.view()});
+      EXPECT_TRUE(within_bounds(y.values(), normed(x_values, weight, 1e-6F))) << "m=" << m << " d=" << d;
+      EXPECT_TRUE(y.guards_intact()) << "m=" << m << " d=" << d;
+    }
+  }
+}
+
+TEST_P(NormTest, RmsNormInPlace) {
+  Random random(31);
+  const std::vector<float> weight = random.floats(77);
+  const std::vector<float> x_values = activations(random, 5 * 77);
+  const HostTensor x({5, 77}, x_values, 3);
+  device().table().rms_norm(device().exec(),
+                            {.x = x.view(), .weight = weight.data(), .eps = 1e-5F, .y = x.view()});
+  EXPECT_TRUE(within_bounds(x.values(), normed(x_values, weight, 1e-5F)));
+  EXPECT_TRUE(x.guards_intact());
+}
+
+// A zero row stays zero; eps decides for tiny rows; large rows do not overflow.
+TEST_P(NormTest, RmsNormOfUnusualMagnitudes) {
+  constexpr std::int64_t kD = 33;
+  Random random(32);
+  const std::vector<float> weight = random.floats(kD, 0.5F, 1.5F);
+  std::vector<float> x_values(4 * kD, 0.0F);
+  for (std::size_t j = 0; j < kD; ++j) {
+    x_values[kD + j] = random.uniform(-1e-6F, 1e-6F);
+    x_values[2 * kD + j] = random.uniform(-1e15F, 1e15F);
+    x_values[3 * kD + j] = -0.0F;
+  }
+  const HostTensor x({4, kD}, x_values);
+  const HostTensor y({4, kD});
+  device().table().rms_norm(device().exec(),
+                            {.x = x.view(), .weight = weight.data(), .eps = 1e-6F, .y = y.view()});
+  EXPECT_TRUE(within_bounds(y.values(), normed(x_values, weight, 1e-6F)));
+}
+
+TEST_P(NormTest, Add) {
+  Random random(33);
+  for (const std::int64_t d : {1, 15, 16, 130}) {
+    for (const std::int64_t m : {0, 1, 9}) {
+      const std::vector<float> a = random.floats(m * d);
+      const std::vector<float> b = random.floats(m * d);
+      const HostTensor x({m, d}, a, 3);
+      const HostTensor y({m, d}, b, 5);
+      device().table().add(device().exec(), {.x = x.view(), .y = y.view()});
+      std::vector<float> expected;
+      for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] + b[i]);
+      EXPECT_TRUE(same_bits(x.values(), expected)) << "m=" << m << " d=" << d;
+      EXPECT_TRUE(x.guards_intact());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::kernels::testing
