@@ -161,6 +161,7 @@ void write_stamp(JsonWriter& json, const BenchStamp& stamp) {
   json.field("model", stamp.model_name).field("model_type", stamp.model.model_type);
   json.field("formats", stamp.model.formats).field("dummy_weights", stamp.dummy_weights);
   json.field("num_layers", stamp.model.num_layers).field("shortened", stamp.num_hidden_layers > 0);
+  json.field("notes", stamp.model.notes);
   json.field("num_parameters", stamp.model.num_parameters).field("weight_bytes", stamp.model.weight_bytes);
   json.field("load_s", stamp.model.load_s);
 }

@@ -15,7 +15,7 @@
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
 #include "cli/model_options.h"
-#include "cli/options.h"
+#include "cli/option_sources.h"
 #include "cli/progress.h"
 #include "nibble/system.h"
 
@@ -95,20 +95,14 @@ Check check_line_editing() {
 
 class DoctorCommand final : public Command {
  public:
-  void define(OptionSet& options) override {
-    options.heading("What");
-    options.add_choice("--isa", isa_, {"auto", "scalar", "avx2", "avx512"},
-                       "Processor instructions to measure");
-    add_common_options(options, common_, "Print one JSON object");
-  }
+  void define(OptionSet& options) override { add_common_options(options, common_, "Print one JSON object"); }
 
   Status run() override {
     NIB_TRY(const SystemInfo info, system_info());
     const bool cuda_missing = common_.device == "cuda" && info.cuda_devices.empty();
     if (cuda_missing) return unsupported(fmt::format("no CUDA device: {} (--device cuda)", info.cuda_status));
     const int threads = common_.threads > 0 ? common_.threads : info.num_threads;
-    const std::string isa = isa_ == "auto" ? info.isa : isa_;
-    const MachineLimits limits = measure_limits(threads, isa);
+    const MachineLimits limits = measure_limits(threads, environment_value("isa").value_or(""));
     const std::vector<Check> checks{check_isa(info),       check_memory(info),    check_huge_pages(),
                                     check_cpu_quota(info), check_address_space(), check_cuda(info),
                                     check_line_editing()};
@@ -150,7 +144,6 @@ class DoctorCommand final : public Command {
     return print_line(json.end_array().end_object().text());
   }
 
-  std::string isa_ = "auto";
   CommonOptions common_;
 };
 

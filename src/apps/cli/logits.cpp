@@ -14,6 +14,7 @@
 #include "cli/json_writer.h"
 #include "cli/model_options.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "nibble/llm.h"
 
 namespace nibble::cli {
@@ -80,8 +81,11 @@ class LogitsCommand final : public Command {
     request.prefill_chunk = prefill_chunk_;
     request.decode_from = decode_from_;
     NIB_TRY(const std::unique_ptr<Llm> llm, load_model(llm_options, common_));
-    NIB_TRY(const std::vector<float> logits, llm->logits(request));
-    return write(logits, request.tokens.size(), model_name(llm_options));
+    const InterruptScope scope(llm.get());
+    const auto logits = llm->logits(request);
+    if (interrupted()) return interrupted_error();
+    if (!logits.ok()) return logits.error();
+    return write(*logits, request.tokens.size(), model_name(llm_options));
   }
 
  private:

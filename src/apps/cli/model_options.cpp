@@ -1,5 +1,9 @@
 #include "cli/model_options.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <limits>
 
 #include "cli/options.h"
@@ -40,7 +44,7 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                      "Format of dummy weights; real ones keep the checkpoint's");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,
                       "Use fewer layers (dummy weights only)");
-  options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512"},
+  options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512", "avx512_f32"},
                      "Processor instructions to use");
   options.add_integer("--max-model-len,-c,--ctx-size,--context-length", model.llm.max_model_len, 1, kMaxInt,
                       "Context in tokens; what the model allows and memory holds if not given");
@@ -70,21 +74,12 @@ Result<LlmOptions> resolve(const ModelOptions& model, const CommonOptions& commo
   llm.mla = model.mla == "auto"    ? MlaMode::automatic
             : model.mla == "naive" ? MlaMode::naive
                                    : MlaMode::absorb;
+  const bool has_shape = !llm.model.empty() || (llm.dummy_weights && !llm.config.empty());
+  if (has_shape) return llm;
   if (llm.dummy_weights) {
-    if (!llm.model.empty() || !llm.config.empty()) return llm;
     return bad_input("dummy weights need a shape (--config); name a config.json or a MODEL directory");
   }
-  NIB_TRY_STATUS(require_model(llm.model));
-  const char* const cure = "add --load-format dummy or leave it out";
-  if (!llm.config.empty())
-    return bad_input(std::string("only dummy weights take a config (--config); ") + cure);
-  if (llm.num_hidden_layers > 0) {
-    return bad_input(std::string("only dummy weights can leave layers out (--num-hidden-layers); ") + cure);
-  }
-  if (llm.quantization != "auto") {
-    return bad_input(std::string("a checkpoint's own format decides (--quantization); ") + cure);
-  }
-  return llm;
+  return require_model(llm.model).error();
 }
 
 Result<std::unique_ptr<Llm>> load_model(const LlmOptions& options, const CommonOptions& common) {
@@ -93,6 +88,10 @@ Result<std::unique_ptr<Llm>> load_model(const LlmOptions& options, const CommonO
   auto llm = Llm::load(options, progress.callback());
   progress.clear();
   if (interrupted()) return interrupted_error();
+  const bool show_notes = llm.ok() && common.progress == "auto" && ::isatty(STDERR_FILENO) == 1;
+  if (show_notes) {
+    for (const std::string& note : (*llm)->info().notes) fmt::print(stderr, "note: {}\n", note);
+  }
   return llm;
 }
 
