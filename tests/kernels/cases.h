@@ -49,6 +49,11 @@ inline constexpr std::array kMatrixCases = {
 // Batch sizes around every tile border.
 inline constexpr std::array<std::int64_t, 13> kTokenCounts = {0, 1, 2, 3, 5, 8, 12, 13, 17, 31, 64, 65, 130};
 
+// Batch sizes worth the oracle's time: shapes of ordinary size get a few of them.
+inline bool is_worth_testing(const MatrixCase& c, std::int64_t m) {
+  return c.n * c.k < 100'000 || m == 1 || m == 5 || m == 13 || m == 65;
+}
+
 inline std::string case_name(const MatrixCase& c) {
   return std::string(quant::format_name(c.format)) + " n=" + std::to_string(c.n) +
          " k=" + std::to_string(c.k);

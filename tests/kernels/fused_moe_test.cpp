@@ -65,8 +65,8 @@ std::vector<Bounded> expected_output(const Experts& experts, const Routes& route
       Bounded& sum = y[token * static_cast<std::size_t>(k) + c];
       const auto weight = static_cast<double>(routes.weights[slot]);
       sum.value += weight * down[c].value;
-      sum.bound +=
-          weight * down[c].bound + 4.0 * kEpsF32 * (std::abs(weight * down[c].value) + std::abs(sum.value));
+      sum.bound += std::abs(weight) * down[c].bound +
+                   4.0 * kEpsF32 * (std::abs(weight * down[c].value) + std::abs(sum.value));
     }
   }
   // Adding up in place rounds relative to what was there before.
