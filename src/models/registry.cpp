@@ -11,6 +11,7 @@
 
 #include "formats/checkpoint.h"
 #include "models/binding.h"
+#include "models/checkpoint_shape.h"
 #include "models/deepseek_v2/model.h"
 #include "models/deepseek_v3/model.h"
 #include "models/dummy.h"
@@ -29,21 +30,14 @@ constexpr std::array kFamilies = {
     Family{"deepseek_v3", deepseek_v3::make},
 };
 
-// A model with its weight list; formats are set, nothing is allocated. `checkpoint` and `bound` are
-// absent with dummy weights.
+// A model with its weight list; formats are set, nothing is allocated. Without a checkpoint the weights
+// are dummies.
 struct Shaped {
-  std::optional<formats::Checkpoint> checkpoint;
   std::unique_ptr<LoadableModel> model;
   std::unique_ptr<std::vector<WeightSpec>> specs;  // bindings point into it
+  std::optional<formats::Checkpoint> checkpoint;
   BoundCheckpoint bound;
 };
-
-// Tensors a model of this shape has at least; from the config alone, before anything is built.
-std::int64_t min_num_tensors(const formats::HfConfig& config) {
-  const std::int64_t moe_layers =
-      std::max<std::int64_t>(0, config.num_hidden_layers - config.first_k_dense_replace);
-  return config.num_hidden_layers * 8 + moe_layers * config.n_routed_experts * 3;
-}
 
 ModelOptions model_options(const LoadOptions& options) {
   return {.cache_dtype = options.cache_dtype, .max_model_len = options.max_model_len};
@@ -72,7 +66,7 @@ Result<Shaped> shape_dummy(const LoadOptions& options) {
         fmt::format("shortened to {} of {} layers", options.num_hidden_layers, config.num_hidden_layers));
     config.num_hidden_layers = options.num_hidden_layers;
   }
-  constexpr std::int64_t kMaxTensors = 2'000'000;  // as many as a checkpoint may have
+  constexpr std::int64_t kMaxTensors = 500'000;  // ten times as many as the largest published model has
   if (min_num_tensors(config) > kMaxTensors) {
     return unsupported(fmt::format("{}: num_hidden_layers {} with n_routed_experts {} needs over {} tensors",
                                    path.string(), config.num_hidden_layers, config.n_routed_experts,
@@ -87,30 +81,7 @@ Result<Shaped> shape_dummy(const LoadOptions& options) {
   return shaped;
 }
 
-Result<Shaped> shape_checkpoint(const LoadOptions& options) {
-  Shaped shaped;
-  NIB_TRY(shaped.checkpoint, formats::Checkpoint::open(options.dir));
-  const formats::HfConfig& config = shaped.checkpoint->config();
-  const auto num_tensors = static_cast<std::int64_t>(shaped.checkpoint->tensors().size());
-  // A list of every missing tensor is worth building only if it is not absurd.
-  constexpr std::int64_t kMaxMissing = 100'000;
-  if (min_num_tensors(config) > num_tensors + kMaxMissing) {
-    return bad_input(
-        fmt::format("{}: config.json asks for at least {} tensors (num_hidden_layers {}, n_routed_experts "
-                    "{}), the checkpoint has {}",
-                    options.dir.string(), min_num_tensors(config), config.num_hidden_layers,
-                    config.n_routed_experts, num_tensors));
-  }
-  NIB_TRY(shaped.model, make_model(config, model_options(options)));
-  shaped.specs = std::make_unique<std::vector<WeightSpec>>(shaped.model->weight_specs());
-  NIB_TRY(shaped.bound, bind_checkpoint(*shaped.checkpoint, *shaped.specs));
-  std::vector<std::string>& notes = shaped.model->mutable_info().notes;
-  notes.assign(shaped.checkpoint->notes().begin(), shaped.checkpoint->notes().end());
-  notes.insert(notes.end(), shaped.bound.notes.begin(), shaped.bound.notes.end());
-  return shaped;
-}
-
-// "bf16", or what most parameters of each kind are: "mxfp4 experts, bf16 attn, mlp".
+// "bf16", or by kind: "bf16 attn, mxfp4 experts+mlp".
 std::string describe_formats(const std::vector<WeightPlanRow>& rows) {
   std::map<std::string_view, std::string> kinds_of;  // format -> kinds
   for (const WeightPlanRow& row : rows) {
@@ -163,7 +134,12 @@ std::vector<WeightPlanRow> settle(const Shaped& shaped, const kernels::Device& d
 
 Result<Shaped> shape_model(const LoadOptions& options) {
   NIB_TRY_STATUS(check_options(options));
-  return options.dummy ? shape_dummy(options) : shape_checkpoint(options);
+  if (options.dummy) return shape_dummy(options);
+  NIB_TRY(CheckpointShape shape, shape_checkpoint(options.dir, model_options(options)));
+  return Shaped{.model = std::move(shape.model),
+                .specs = std::move(shape.specs),
+                .checkpoint = std::move(shape.checkpoint),
+                .bound = std::move(shape.bound)};
 }
 
 Status fill(Shaped& shaped, kernels::Device& device, const ProgressCallback& progress) {
@@ -181,6 +157,13 @@ Status fill(Shaped& shaped, kernels::Device& device, const ProgressCallback& pro
 
 Result<std::unique_ptr<LoadableModel>> make_model(const formats::HfConfig& config,
                                                   const ModelOptions& options) {
+  // Bounds the weight list, which has an entry per head and layer; a hundred times the largest model.
+  constexpr std::int64_t kMaxHeads = std::int64_t{1} << 20;
+  if (config.num_hidden_layers * config.num_attention_heads > kMaxHeads) {
+    return unsupported(fmt::format(
+        "config.json: num_hidden_layers {} x num_attention_heads {} is over the {} heads supported",
+        config.num_hidden_layers, config.num_attention_heads, kMaxHeads));
+  }
   for (const Family& family : kFamilies) {
     if (family.model_type == config.model_type) return family.make(config, options);
   }
