@@ -71,7 +71,8 @@ def check_include(path, include, root):
         yield f"<{include}>: intrinsics live in {INTRINSICS_HOME}"
     if CUDA.match(include) and not path.startswith(CUDA_HOME):
         yield f"<{include}>: CUDA headers live in {' and '.join(CUDA_HOME)}*"
-    if HEAVY.match(include) and path.endswith((".h", ".cuh")) and path not in HEAVY_HEADERS:
+    in_header = path.endswith((".h", ".cuh")) and path.startswith(("src/", "include/"))
+    if HEAVY.match(include) and in_header and path not in HEAVY_HEADERS:
         yield f"<{include}>: include it in a source file, not in a header"
     if include == "regex":
         yield "<regex>: exponential time and stack on hostile input"
