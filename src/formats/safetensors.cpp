@@ -199,6 +199,21 @@ Status check_unique(const std::vector<SafetensorsEntry>& entries, std::string_vi
   return bad_input(fmt::format("{}: tensor {}: duplicate key in the header", where, quote(*twice)));
 }
 
+Error cut_short(const SafetensorsLayout& layout, std::uint64_t file_bytes, std::string_view where) {
+  const std::uint64_t present = file_bytes - layout.data_begin;
+  const auto cut = std::find_if(layout.tensors.begin(), layout.tensors.end(),
+                                [&](const SafetensorsEntry& entry) { return entry.end > present; });
+  const std::uint64_t described = layout.tensors.back().end;
+  std::uint64_t expected = 0;
+  if (__builtin_add_overflow(layout.data_begin, described, &expected)) {
+    expected = std::numeric_limits<std::uint64_t>::max();
+  }
+  return bad_input(
+      fmt::format("{}: {} bytes; the header describes {}: the file is cut short by {} bytes, in tensor {}; "
+                  "download it again",
+                  where, file_bytes, expected, expected - file_bytes, quote(cut->name)));
+}
+
 // Tensors (sorted by offsets) must follow each other without hole or overlap and end with the file.
 Status check_cover(const SafetensorsLayout& layout, std::uint64_t file_bytes, std::string_view where) {
   std::uint64_t next = 0;
@@ -215,18 +230,11 @@ Status check_cover(const SafetensorsLayout& layout, std::uint64_t file_bytes, st
     previous = &entry;
   }
   const std::uint64_t data_bytes = file_bytes - layout.data_begin;
+  if (next > data_bytes) return cut_short(layout, file_bytes, where);
   if (next == data_bytes) return {};
-  if (next < data_bytes) {
-    return bad_input(fmt::format("{}: {} bytes, but the header describes {}: {} trailing byte{}", where,
-                                 file_bytes, layout.data_begin + next, data_bytes - next,
-                                 data_bytes - next == 1 ? "" : "s"));
-  }
-  const auto cut = std::find_if(layout.tensors.begin(), layout.tensors.end(),
-                                [&](const SafetensorsEntry& entry) { return entry.end > data_bytes; });
-  return bad_input(fmt::format(
-      "{}: {} bytes, but the header describes {} more than that ({} tensor bytes, {} present): the file is "
-      "cut short in tensor {}; download it again",
-      where, file_bytes, next - data_bytes, next, data_bytes, quote(cut->name)));
+  const std::uint64_t extra = data_bytes - next;
+  return bad_input(fmt::format("{}: {} bytes; the header describes {}: {} trailing byte{}", where, file_bytes,
+                               layout.data_begin + next, extra, extra == 1 ? "" : "s"));
 }
 
 // Length of the JSON header, checked against the limit and the file.
