@@ -2,6 +2,7 @@
 // DeepSeek's files, and the publishers' chat formats.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -15,7 +16,16 @@
 
 namespace nibble {
 
-enum class ChatFormat : std::uint8_t { raw, deepseek_v2, deepseek_v3, deepseek_r1, deepseek_v3_1, deepseek_v4 };
+// A family's chat template. Where a publisher revised one (R1-0528, V3.1-Terminus), a tokenizer whose own
+// template is the revision renders the family's format in that form.
+enum class ChatFormat : std::uint8_t {
+  raw,
+  deepseek_v2,
+  deepseek_v3,
+  deepseek_r1,
+  deepseek_v3_1,
+  deepseek_v4
+};
 
 // "deepseek-v3.1" and so on; bad_input lists the names known.
 Result<ChatFormat> chat_format_from_name(std::string_view name);
@@ -28,10 +38,11 @@ struct ToolCall {
 };
 
 struct ChatMessage {
-  std::string role;  // system, user, assistant, tool
+  std::string role;  // system, user, assistant, tool; messages of others are left out, as the templates do
   std::optional<std::string> content;
   std::vector<ToolCall> tool_calls;
-  bool prefix = false;  // assistant message to be continued (V3.1)
+  bool has_tool_calls = false;  // given, though perhaps as an empty list, which the templates tell from none
+  bool prefix = false;          // assistant message to be continued (V3.1)
 };
 
 struct ChatRequest {
@@ -41,13 +52,22 @@ struct ChatRequest {
   std::string tools_json;        // JSON list of tool definitions, or empty
 };
 
-// {"messages":[...],"tools":[...],"add_generation_prompt":true,"thinking":false}
+// {"messages":[...],"tools":[...],"add_generation_prompt":true,"thinking":false}, messages as in OpenAI's
+// chat API. A missing "content" counts as null, a missing tool call "type" as "function"; keys that no
+// template uses are ignored. bad_input names the field: 1 to 4,096 messages, text in UTF-8, at most 32 MiB of
+// JSON.
 Result<ChatRequest> parse_chat_request(std::string_view json);
 
 class Tokenizer {
  public:
-  // Reads tokenizer.json and, if present, tokenizer_config.json of a model directory.
+  // Reads tokenizer.json and, if present, tokenizer_config.json and chat_template.jinja of a model directory.
+  // bad_input for files that are malformed or too large (64 MiB), unsupported for what Hugging Face
+  // tokenizers would do and nibble does not (normalizers, other pre-tokenizers, ...); both name the file and
+  // the field.
   static Result<Tokenizer> load(const std::filesystem::path& model_dir);
+
+  // The same from the texts of tokenizer.json and tokenizer_config.json (empty: none).
+  static Result<Tokenizer> from_json(std::string_view tokenizer_json, std::string_view config_json = {});
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -64,16 +84,18 @@ class Tokenizer {
   [[nodiscard]] std::string_view token_bytes(TokenId id) const;
   [[nodiscard]] bool is_special(TokenId id) const;
 
-  [[nodiscard]] std::int32_t vocab_size() const;
+  [[nodiscard]] std::int32_t vocab_size() const;  // largest id plus one
   [[nodiscard]] std::optional<TokenId> bos_id() const;
   [[nodiscard]] std::optional<TokenId> eos_id() const;
   [[nodiscard]] bool add_bos() const;  // tokenizer_config.json: add_bos_token
-  [[nodiscard]] std::optional<TokenId> token_id(std::string_view text) const;  // an added or plain token
+  // The added token with this text, or else the plain token with these bytes.
+  [[nodiscard]] std::optional<TokenId> token_id(std::string_view text) const;
 
   // What tokenizer_config.json's template and the added tokens point to; raw if nothing is recognised.
   [[nodiscard]] ChatFormat chat_format() const;
 
-  // The rendered prompt, byte-identical to the publisher's template.
+  // The rendered prompt, byte-identical to the publisher's template. bad_input where the template fails (null
+  // content where it needs text, ...) and for raw; unsupported for deepseek_v4.
   [[nodiscard]] Result<std::string> render_chat(const ChatRequest& request, ChatFormat format) const;
 
  private:
@@ -88,9 +110,9 @@ class Detokenizer {
  public:
   // `tokenizer` must outlive this.
   explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true);
-  // The text that became complete with this token (may be empty).
+  // The text that became complete with this token (may be empty). Ids out of range are skipped.
   std::string push(TokenId id);
-  // What is left at the end, invalid bytes as U+FFFD.
+  // What is left at the end, invalid bytes as U+FFFD; push() may be called again.
   std::string flush();
 
  private:
