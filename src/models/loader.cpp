@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <mutex>
-#include <optional>
 
 #include "core/quote.h"
 
@@ -104,11 +102,6 @@ class BatchPacker {
     layers::Parameter& parameter = *binding.spec->vector;
     NIB_TRY(const std::vector<float> values,
             formats::read_vector(checkpoint_, binding.spec->name, {&parameter.size, 1}));
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (std::isfinite(values[i])) continue;
-      return bad_input(fmt::format("{}: value {} is {}; expected finite numbers: the file is damaged",
-                                   tensor_name(checkpoint_, binding), i, values[i]));
-    }
     parameter.values = Buffer(values.size() * sizeof(float));
     std::memcpy(parameter.values.data(), values.data(), values.size() * sizeof(float));
     return {};

@@ -92,6 +92,8 @@ struct Feeding {
   std::string name;
   std::vector<Step> steps;
   bool both = false;  // runs sequence 1 too
+  // The automatic choice adds nothing where it must take one form throughout; the scalar tier is slow.
+  bool try_automatic = false;
 };
 
 std::vector<Step> whole(std::int32_t t) { return {{{0, 0, t}, {1, 0, t}}}; }
@@ -127,10 +129,10 @@ std::vector<Step> mixed(std::int32_t t) {
 }
 
 std::vector<Feeding> feedings(std::int32_t t) {
-  return {{"whole, both sequences", whole(t), true},
+  return {{"whole, both sequences", whole(t), true, true},
           {"chunks of 7", in_chunks(t, 7)},
           {"decoded from token 5", decoded_from(t, 5)},
-          {"decoding beside chunks of the other", mixed(t), true}};
+          {"decoding beside chunks of the other", mixed(t), true, true}};
 }
 
 const char* mode_name(MlaMode mode) {
@@ -178,6 +180,7 @@ class GoldenTest : public ::testing::TestWithParam<Case> {
 TEST_P(GoldenTest, LogitsInEveryWayOfFeeding) {
   for (const MlaMode mode : {MlaMode::naive, MlaMode::absorb, MlaMode::automatic}) {
     for (const Feeding& feeding : feedings(num_tokens())) {
+      if (mode == MlaMode::automatic && !feeding.try_automatic) continue;
       SCOPED_TRACE(feeding.name + ", " + mode_name(mode));
       PagedRunner runner(*model_, device(), reference_.input_ids, {.mla_mode = mode});
       for (const Step& step : feeding.steps) runner.run(step);
