@@ -57,5 +57,19 @@ TEST(ParseJson, RefusesBrokenText) {
   }
 }
 
+// Key by key lookup is linear: without a bound a small file could take minutes.
+TEST(ParseJson, LimitsTheKeysOfAnObject) {
+  std::string text = "{";
+  for (std::size_t i = 0; i < kMaxJsonKeys; ++i) text += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":0";
+  EXPECT_EQ(message_of(text + "}"), "accepted");
+  EXPECT_THAT(message_of(text + ",\"one more\":0}"), HasSubstr("more than 4096 keys"));
+}
+
+TEST(ParseJson, QuotesBrokenTextShortAndPrintable) {
+  const std::string message = message_of("{\"a\": \"" + std::string(100'000, 'x') + "\x1b\xff\"}");
+  EXPECT_LT(message.size(), 400U);
+  EXPECT_EQ(message.find('\x1b'), std::string::npos);
+}
+
 }  // namespace
 }  // namespace nibble

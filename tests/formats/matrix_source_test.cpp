@@ -1,0 +1,150 @@
+// Names and layouts of every format find_matrix knows, beyond those of the golden models.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <string>
+
+#include "formats/checkpoint.h"
+#include "tests/formats/container.h"
+
+namespace nibble::formats {
+namespace {
+
+using quant::WeightFormat;
+using ::testing::HasSubstr;
+
+constexpr const char* kFp8 =
+    R"(,"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"})";
+constexpr const char* kMxfp4 = R"(,"quantization_config": {"quant_method": "mxfp4"})";
+constexpr const char* kModelopt =
+    R"(,"quantization_config": {"quant_method": "modelopt_fp4", "quant_algo": "NVFP4"})";
+
+Checkpoint open_with(const TestDirectory& dir, const char* quantization,
+                     const std::vector<TestTensor>& tensors) {
+  dir.write("config.json", small_config(quantization));
+  dir.write_tensors("model.safetensors", tensors);
+  auto checkpoint = Checkpoint::open(dir.path());
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  if (!checkpoint.ok()) throw std::runtime_error("cannot go on");
+  return std::move(checkpoint).value();
+}
+
+MatrixSource find_ok(const Checkpoint& checkpoint, std::int64_t n, std::int64_t k) {
+  auto source = find_matrix(checkpoint, "m", n, k);
+  EXPECT_TRUE(source.ok()) << source.error().message;
+  return source.ok() ? std::move(source).value() : MatrixSource{};
+}
+
+Error find_error(const Checkpoint& checkpoint, std::int64_t n, std::int64_t k) {
+  const auto source = find_matrix(checkpoint, "m", n, k);
+  EXPECT_FALSE(source.ok());
+  return source.ok() ? Error{} : source.error();
+}
+
+TEST(FindMatrix, PlainFormats) {
+  TestDirectory dir;
+  for (const auto& [dtype, width, format] : {std::tuple{"F32", 4, WeightFormat::f32},
+                                             {"F16", 2, WeightFormat::f16},
+                                             {"BF16", 2, WeightFormat::bf16}}) {
+    const Checkpoint c = open_with(dir, "", {{"m.weight", dtype, {2, 3}, std::string(6 * width, '\0')}});
+    const MatrixSource source = find_ok(c, 2, 3);
+    EXPECT_EQ(source.matrix.format, format);
+    EXPECT_EQ(source.matrix.codes, c.find("m.weight")->data.data());
+    EXPECT_EQ(source.tensors.size(), 1U);
+  }
+}
+
+// The scale may be F32, BF16 or E8M0 and be called weight_scale_inv or scale.
+TEST(FindMatrix, Fp8ScalesOfEveryKind) {
+  TestDirectory dir;
+  for (const char* name : {"m.weight_scale_inv", "m.scale"}) {
+    for (const auto& [dtype, width, type] :
+         {std::tuple{"F32", 4, DType::f32}, {"BF16", 2, DType::bf16}, {"F8_E8M0", 1, DType::f8_e8m0}}) {
+      const Checkpoint c = open_with(dir, kFp8,
+                                     {{"m.weight", "F8_E4M3", {129, 2}, std::string(258, '\0')},
+                                      {name, dtype, {2, 1}, std::string(2 * width, '\1')}});
+      const MatrixSource source = find_ok(c, 129, 2);
+      EXPECT_EQ(source.matrix.format, WeightFormat::fp8_block);
+      EXPECT_EQ(source.matrix.scale_dtype, type);
+      EXPECT_EQ(source.matrix.scales, c.find(name)->data.data());
+    }
+  }
+}
+
+TEST(FindMatrix, MissingScaleListsTheNamesTried) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(dir, kFp8, {{"m.weight", "F8_E4M3", {2, 2}, "1234"}});
+  const Error error = find_error(c, 2, 2);
+  EXPECT_EQ(error.code, ErrorCode::bad_input);
+  EXPECT_THAT(error.message, HasSubstr("\"m.weight_scale_inv\" or \"m.scale\""));
+}
+
+TEST(FindMatrix, Mxfp4InTheSpellingOfV4) {
+  TestDirectory dir;
+  for (const char* claim : {kFp8, kMxfp4}) {
+    const Checkpoint c = open_with(dir, claim,
+                                   {{"m.weight", "I8", {2, 32}, std::string(64, '\0')},
+                                    {"m.scale", "F8_E8M0", {2, 2}, std::string(4, '\x7F')}});
+    const MatrixSource source = find_ok(c, 2, 64);
+    EXPECT_EQ(source.matrix.format, WeightFormat::mxfp4);
+    EXPECT_EQ(source.matrix.scale_dtype, DType::f8_e8m0);
+    EXPECT_EQ(source.tensors.size(), 2U);
+  }
+}
+
+TEST(FindMatrix, Nvfp4GlobalScaleAndIgnoredInputScale) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(dir, kModelopt,
+                                 {{"m.weight", "U8", {1, 8}, std::string(8, '\x21')},
+                                  {"m.weight_scale", "F8_E4M3", {1, 1}, "\x38"},
+                                  {"m.weight_scale_2", "F32", {1}, float_bytes({0.125F})},
+                                  {"m.input_scale", "F32", {}, float_bytes({3.0F})}});
+  const MatrixSource source = find_ok(c, 1, 16);
+  EXPECT_EQ(source.matrix.format, WeightFormat::nvfp4);
+  EXPECT_EQ(source.matrix.global_scale, 0.125F);
+  EXPECT_EQ(source.tensors.size(), 4U) << "input_scale counts as consumed";
+}
+
+TEST(FindMatrix, PlainTensorsAreAllowedUnderEveryClaim) {
+  TestDirectory dir;
+  for (const char* claim : {"", kFp8, kMxfp4, kModelopt}) {
+    find_ok(open_with(dir, claim, {{"m.weight", "BF16", {1, 2}, "1234"}}), 1, 2);
+  }
+}
+
+TEST(FindMatrix, ClaimAndTensorsMustAgree) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(
+      dir, kModelopt,
+      {{"m.weight", "F8_E4M3", {1, 2}, "12"}, {"m.weight_scale_inv", "F32", {1, 1}, float_bytes({1.0F})}});
+  const Error error = find_error(c, 1, 2);
+  EXPECT_EQ(error.code, ErrorCode::bad_input);
+  EXPECT_THAT(error.message, HasSubstr("fp8_block"));
+  EXPECT_THAT(error.message, HasSubstr("nvfp4 (ModelOpt)"));
+}
+
+TEST(FindMatrix, Int8IsNotMistakenForMxfp4) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(dir, "",
+                                 {{"m.weight", "I8", {1, 64}, std::string(64, '\0')},
+                                  {"m.weight_scale", "F32", {1, 1}, float_bytes({1.0F})}});
+  const Error error = find_error(c, 1, 64);
+  EXPECT_EQ(error.code, ErrorCode::unsupported);
+  EXPECT_THAT(error.message, HasSubstr("INT8"));
+}
+
+TEST(ReadVector, ConvertsExactly) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(dir, "",
+                                 {{"f32", "F32", {2}, float_bytes({1.5F, -0.1F})},
+                                  {"bf16", "BF16", {2}, std::string("\xC0\x3F\x00\x80", 4)},
+                                  {"f16", "F16", {2}, std::string("\x00\x3E\x01\x00", 4)}});
+  const std::array<std::int64_t, 1> shape = {2};
+  EXPECT_EQ(read_vector(c, "f32", shape).value(), (std::vector<float>{1.5F, -0.1F}));
+  EXPECT_EQ(read_vector(c, "bf16", shape).value(), (std::vector<float>{1.5F, -0.0F}));
+  EXPECT_EQ(read_vector(c, "f16", shape).value(), (std::vector<float>{1.5F, 0x1p-24F}));
+}
+
+}  // namespace
+}  // namespace nibble::formats
