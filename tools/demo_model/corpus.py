@@ -1,7 +1,7 @@
 """The corpus as books and as token streams.
 
-    python3 corpus.py --corpus train.txt.gz --valid valid.txt --tokenizer models/demo/tokenizer.json \\
-        --output tokens.npz
+    python3 corpus.py --corpus train.txt.gz --valid valid.txt \\
+        --tokenizer models/demo/tokenizer.json --output tokens.npz
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def losses(model: DeepseekV3, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def evaluate(model: DeepseekV3, stream: Tensor) -> Losses:
     """Losses over the held-out stream in windows without BOS; the last partial one is left out."""
-    cuts = stream[: -LOOKAHEAD].unfold(0, EVAL_WINDOW, EVAL_WINDOW).shape[0]
+    cuts = stream[:-LOOKAHEAD].unfold(0, EVAL_WINDOW, EVAL_WINDOW).shape[0]
     span = torch.arange(EVAL_WINDOW + LOOKAHEAD, device=stream.device)
     starts = torch.arange(cuts, device=stream.device) * EVAL_WINDOW
     sums = torch.zeros(2, device=stream.device)
@@ -117,12 +117,17 @@ def train(args: argparse.Namespace, log: Log) -> dict[str, Tensor]:
     short_steps = round(args.steps * (1 - args.long_share))
     batches = windows(stream, args.length, args.batch_tokens // args.length, rng)
     best, best_state = float("inf"), {}
-    log.write({
-        "seed": args.seed, "command": shlex.join(["python3", *sys.argv]), "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "train_tokens": stream.numel(), "valid_tokens": valid.numel(),
-    })
+    log.write(
+        {
+            "seed": args.seed,
+            "command": shlex.join(["python3", *sys.argv]),
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "train_tokens": stream.numel(),
+            "valid_tokens": valid.numel(),
+        }
+    )
     start = time.monotonic()
     for step in range(args.steps):
         if step == short_steps:
@@ -145,13 +150,19 @@ def train(args: argparse.Namespace, log: Log) -> dict[str, Tensor]:
             if held_out.main < best:
                 best = held_out.main
                 best_state = {name: t.clone() for name, t in model.state_dict().items()}
-            log.write({
-                "step": step + 1, "tokens": (step + 1) * args.batch_tokens, "lr": round(lr, 7),
-                "train_loss": round(main.item(), 4), "train_mtp_loss": round(mtp.item(), 4),
-                "valid_loss": round(held_out.main, 4), "valid_mtp_loss": round(held_out.mtp, 4),
-                "max_load": round((loads.max() * loads.shape[1]).item(), 3),
-                "seconds": round(time.monotonic() - start, 1),
-            })
+            log.write(
+                {
+                    "step": step + 1,
+                    "tokens": (step + 1) * args.batch_tokens,
+                    "lr": round(lr, 7),
+                    "train_loss": round(main.item(), 4),
+                    "train_mtp_loss": round(mtp.item(), 4),
+                    "valid_loss": round(held_out.main, 4),
+                    "valid_mtp_loss": round(held_out.mtp, 4),
+                    "max_load": round((loads.max() * loads.shape[1]).item(), 3),
+                    "seconds": round(time.monotonic() - start, 1),
+                }
+            )
     return best_state
 
 
@@ -161,16 +172,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="written by corpus.py")
     parser.add_argument("--output", type=Path, required=True, help="model directory")
     parser.add_argument("--config", type=Path, default=here / "config.json")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--batch-tokens", type=int, default=32768)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--long-length", type=int, default=2048)
     parser.add_argument("--long-share", type=float, default=0.1, help="of the steps, at the end")
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.5)
+    parser.add_argument("--lr", type=float, default=8e-3)
+    parser.add_argument("--weight-decay", type=float, default=1.5)
     parser.add_argument("--bias-speed", type=float, default=1e-3)
-    parser.add_argument("--eval-every", type=int, default=250)
+    parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--device", default="cuda")
