@@ -4,8 +4,8 @@ import json
 import struct
 
 from .case import Case, dump
-from .tiny_model import (INDEX, SHARDS, SINGLE, build, build_dense, container, entries, files, header_text, payload, safetensors,
-                         sharded_files, split)
+from .tiny_model import (INDEX, SHARDS, SINGLE, build, build_dense, container, entries, files, header_text, payload,
+                         safetensors, sharded_files, split)
 
 EMBED = "model.embed_tokens.weight"  # the first tensor in the file
 HEAD = "lm_head.weight"  # the last
@@ -189,7 +189,8 @@ def whole_entries(model):
     yield with_weights("tensor_twice_escaped", container(escaped, data), [EMBED, "duplicate"])
     twice = header_text(pairs).replace(b'{"dtype":"BF16",', b'{"dtype":"BF16","dtype":"F32",', 1)
     yield with_weights("field_twice", container(twice, data), [EMBED, "dtype", "duplicate"])
-    for name, value in (("list", []), ("string", "pt"), ("number_value", {"format": 1}), ("null_value", {"format": None}),
+    for name, value in (("list", []), ("string", "pt"), ("number_value", {"format": 1}),
+                        ("null_value", {"format": None}),
                         ("nested", {"format": {"name": "pt"}})):
         yield variant(f"metadata_{name}", [("__metadata__", value), *pairs], ["__metadata__"])
     metadata = ("__metadata__", {"format": "pt"})

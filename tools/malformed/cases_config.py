@@ -76,7 +76,8 @@ def values():
             ("vocab_size_huge", "vocab_size", 1 << 40), ("hidden_size_float", "hidden_size", 8.0),
             ("hidden_size_negative", "hidden_size", -8), ("hidden_size_list", "hidden_size", [8]),
             ("hidden_size_2_63", "hidden_size", 1 << 63), ("hidden_size_2_64", "hidden_size", 1 << 64),
-            ("intermediate_size_zero", "intermediate_size", 0), ("intermediate_size_huge", "intermediate_size", 1 << 31),
+            ("intermediate_size_zero", "intermediate_size", 0),
+            ("intermediate_size_huge", "intermediate_size", 1 << 31),
             ("layers_zero", "num_hidden_layers", 0), ("layers_1025", "num_hidden_layers", 1025),
             ("layers_bool", "num_hidden_layers", True), ("heads_zero", "num_attention_heads", 0),
             ("heads_huge", "num_attention_heads", 1 << 20), ("heads_string", "num_attention_heads", "one"),
@@ -107,8 +108,10 @@ def values():
             ("architectures_two", "architectures", ["DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM"]),
             ("scoring_number", "scoring_func", 1), ("topk_method_bool", "topk_method", True),
             ("hidden_act_list", "hidden_act", ["silu"]), ("dtype_number", "torch_dtype", 16),
-            ("theta_zero", "rope_theta", 0), ("theta_negative", "rope_theta", -10000), ("theta_string", "rope_theta", "1e4"),
-            ("eos_string", "eos_token_id", "1"), ("eos_negative", "eos_token_id", -1), ("eos_out_of_vocab", "eos_token_id", 16),
+            ("theta_zero", "rope_theta", 0), ("theta_negative", "rope_theta", -10000),
+            ("theta_string", "rope_theta", "1e4"),
+            ("eos_string", "eos_token_id", "1"), ("eos_negative", "eos_token_id", -1),
+            ("eos_out_of_vocab", "eos_token_id", 16),
             ("eos_list_of_floats", "eos_token_id", [1.5]), ("eos_nested", "eos_token_id", [[1]]),
             ("bos_out_of_vocab", "bos_token_id", 999), ("bos_string", "bos_token_id", "0")):
         yield edited(f"config_{short}", field, value, ["expected"])
@@ -132,8 +135,9 @@ def unsupported_values():
             ("new_dtype_int4", "dtype", "int4", ["int4", "bfloat16"])):
         yield edited(f"config_{short}", field, value, ["supported", *mentions], exit=3)
     v2 = {"model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"], "topk_method": "greedy"}
-    for short, changes, field in (("v2_with_sigmoid", {"scoring_func": "sigmoid"}, "scoring_func"),
-                                  ("v2_with_noaux", {"scoring_func": "softmax", "topk_method": "noaux_tc"}, "topk_method")):
+    for short, changes, field in (
+            ("v2_with_sigmoid", {"scoring_func": "sigmoid"}, "scoring_func"),
+            ("v2_with_noaux", {"scoring_func": "softmax", "topk_method": "noaux_tc"}, "topk_method")):
         model = build(**{**v2, **changes})
         yield Case(f"config_{short}", config_files(model), [CONFIG, field, "supported"], exit=3)
 
@@ -174,8 +178,8 @@ def quantization():
     yield edited("quant_empty", q, {}, ["quant_method", "missing"])
     yield edited("quant_method_number", q + ".quant_method", 8, make=build_fp8)
     for method in ("gptq", "awq", "bitsandbytes", "w8a8_int8", "blockwise_int8", "exl2"):
-        yield edited(f"quant_method_{method}", q + ".quant_method", method, [method, "supported", "fp8"], make=build_fp8,
-                     exit=3)
+        yield edited(f"quant_method_{method}", q + ".quant_method", method, [method, "supported", "fp8"],
+                     make=build_fp8, exit=3)
     block = q + ".weight_block_size"
     for short, value in (("string", "128x128"), ("one", [128]), ("zero", [0, 128]), ("negative", [-128, 128]),
                          ("float", [128.0, 128])):
@@ -189,8 +193,8 @@ def quantization():
     yield edited("fp8_fmt_number", q + ".fmt", 8, make=build_fp8)
     yield edited("fp8_not_converted_string", q + ".modules_to_not_convert", "lm_head", make=build_fp8)
     for algo in ("FP8", "MIXED_PRECISION", "INT4_AWQ", "NVFP4_AWQ"):
-        yield edited(f"modelopt_{algo.lower()}", q + ".quant_algo", algo, [algo, "NVFP4", "supported"], make=build_nvfp4,
-                     exit=3)
+        yield edited(f"modelopt_{algo.lower()}", q + ".quant_algo", algo, [algo, "NVFP4", "supported"],
+                     make=build_nvfp4, exit=3)
     yield edited("modelopt_without_algo", q + ".quant_algo", GONE, ["missing"], make=build_nvfp4)
     weights = q + ".config_groups.group_0.weights"
     yield edited("modelopt_group_size_32", weights, {"num_bits": 4, "type": "float", "group_size": 32}, ["supported"],
@@ -207,11 +211,12 @@ def quantization():
 def side_files():
     good = config_files(build())
     generation = "generation_config.json"
-    for short, text, mentions in (("empty", b"", []), ("list", b"[]", ["object"]), ("eos_string", b'{"eos_token_id":"1"}',
-                                                                                    ["eos_token_id"]),
-                                  ("eos_out_of_vocab", b'{"eos_token_id":[1,16]}', ["eos_token_id"]),
-                                  ("eos_float", b'{"eos_token_id":1.0}', ["eos_token_id"]),
-                                  ("deep", b"[" * 100 + b"]" * 100, ["nested"])):
+    for short, text, mentions in (
+            ("empty", b"", []), ("list", b"[]", ["object"]),
+            ("eos_string", b'{"eos_token_id":"1"}', ["eos_token_id"]),
+            ("eos_out_of_vocab", b'{"eos_token_id":[1,16]}', ["eos_token_id"]),
+            ("eos_float", b'{"eos_token_id":1.0}', ["eos_token_id"]),
+            ("deep", b"[" * 100 + b"]" * 100, ["nested"])):
         yield Case(f"generation_config_{short}", {**good, generation: text}, [generation, *mentions])
     modelopt = "hf_quant_config.json"
     for short, text, mentions, code in (
@@ -223,5 +228,5 @@ def side_files():
              ["exclude_modules"], 2)):
         yield Case(f"hf_quant_config_{short}", {**good, modelopt: text}, [modelopt, *mentions], exit=code)
     for name in ("quantize_config.json", "quant_config.json"):
-        yield Case(f"side_file_{name.split('.')[0]}", {**good, name: b'{"bits":4,"group_size":128}'}, [name, "supported"],
-                   exit=3)
+        yield Case(f"side_file_{name.split('.')[0]}", {**good, name: b'{"bits":4,"group_size":128}'},
+                   [name, "supported"], exit=3)

@@ -71,7 +71,8 @@ def plain_tensors():
         yield changed(f"tensor_{short}", build, {name: tensor}, [name, *mentions])
     tensors = build().tensors
     for short, name, index, value in (("nan_in_embedding", "model.embed_tokens.weight", 127, NAN),
-                                      ("inf_in_expert", EXPERT, 9, INF), ("minus_inf_in_head", "lm_head.weight", 0, -INF),
+                                      ("inf_in_expert", EXPERT, 9, INF),
+                                      ("minus_inf_in_head", "lm_head.weight", 0, -INF),
                                       ("nan_in_norm", NORM, 7, NAN), ("inf_in_norm", NORM, 0, INF),
                                       ("nan_in_gate_bias", BIAS, 3, NAN)):
         yield changed(f"value_{short}", build, {name: with_value(tensors[name], index, value)}, [name])
@@ -144,7 +145,8 @@ def nvfp4():
             ("is_bf16", weight(1), ["BF16", "F32"]),
             ("is_f64", Tensor("F64", [], struct.pack("<d", 1.0)), ["F64"])):
         yield changed(f"nvfp4_global_{short}", build_nvfp4, {scale_2: tensor}, [scale_2, *mentions])
-    yield changed("nvfp4_input_scale_misshapen", build_nvfp4, {GATE + ".input_scale": floats(3)}, [GATE + ".input_scale"])
+    yield changed("nvfp4_input_scale_misshapen", build_nvfp4, {GATE + ".input_scale": floats(3)},
+                  [GATE + ".input_scale"])
     yield changed("nvfp4_weight_not_packed", build_nvfp4, {GATE + ".weight": codes("U8", 32, 16)},
                   [GATE + ".weight", "[32, 16]", "[32, 8]"])
     yield changed("nvfp4_weight_is_i8", build_nvfp4, {GATE + ".weight": codes("I8", 32, 8)}, [GATE])
@@ -163,7 +165,8 @@ def mxfp4():
         yield changed(f"mxfp4_scale_{short}", build_mxfp4, {scale: tensor}, [scale, *mentions])
     nan_scale = codes("U8", 32, 1, value=127).data[:-1] + b"\xff"
     yield changed("mxfp4_scale_nan", build_mxfp4, {scale: Tensor("U8", [32, 1], nan_scale)}, [GATE])
-    yield changed("mxfp4_weight_not_packed", build_mxfp4, {packed: codes("U8", 32, 32)}, [packed, "[32, 32]", "[32, 16]"])
+    yield changed("mxfp4_weight_not_packed", build_mxfp4, {packed: codes("U8", 32, 32)},
+                  [packed, "[32, 32]", "[32, 16]"])
     yield changed("mxfp4_weight_row_short", build_mxfp4, {packed: codes("U8", 31, 16)}, [packed, "[31, 16]"])
     yield changed("mxfp4_beside_bf16", build_mxfp4, {GATE + ".weight": weight(32, 32)}, [packed, GATE + ".weight"])
     yield unclaimed("mxfp4_not_in_config", build_mxfp4, packed, "mxfp4")
