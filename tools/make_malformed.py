@@ -13,32 +13,47 @@ expected.json: {"command", "exit", "mentions", "checked_by"}:
 Standard library only, no randomness: the same files come out every time. The cases are listed in
 tools/malformed/*.py by what they break.
 
-usage: tools/make_malformed.py [output directory]
+usage: tools/make_malformed.py [--check]     --check compares with the committed files, writes nothing
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
 
 from malformed import cases_checkpoint, cases_config, cases_formats, cases_tokenizer
-from malformed.case import write_case
+from malformed.case import Case, case_files
 
 GROUPS = (cases_checkpoint, cases_formats, cases_config, cases_tokenizer)
+OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "malformed"
+
+
+def all_cases() -> list[Case]:
+    cases = [case for group in GROUPS for case in group.cases()]
+    names = [case.name for case in cases]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise SystemExit(f"cases with the same name: {sorted(twice)}")
+    return cases
 
 
 def main() -> int:
-    root = Path(__file__).resolve().parent.parent
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "tests" / "data" / "malformed"
-    if out.exists():
-        shutil.rmtree(out)
-    names = set()
-    for group in GROUPS:
-        for case in group.cases():
-            if case.name in names:
-                raise SystemExit(f"two cases are called {case.name}")
-            names.add(case.name)
-            write_case(out / case.name, case)
-    print(f"{len(names)} cases in {out}")
+    parser = argparse.ArgumentParser(description="Writes tests/data/malformed.")
+    parser.add_argument("--check", action="store_true", help="compare with the committed files, write nothing")
+    check = parser.parse_args().check
+    cases = all_cases()
+    wanted = {OUT / case.name / name: content for case in cases for name, content in case_files(case).items()}
+    if check:
+        present = {path: path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
+        different = [path for path in sorted({*wanted, *present}) if wanted.get(path) != present.get(path)]
+        for path in different:
+            print(f"{path.relative_to(OUT)} is not what tools/make_malformed.py writes", file=sys.stderr)
+        return 1 if different else 0
+    shutil.rmtree(OUT, ignore_errors=True)
+    for path, content in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    print(f"{len(cases)} cases in {OUT}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -20,9 +19,7 @@ def dump(value) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def write_case(directory: Path, case: Case) -> None:
+def case_files(case: Case) -> dict[str, bytes]:
+    """All files of the case's directory, by relative path."""
     expected = {"command": case.command, "exit": case.exit, "mentions": case.mentions, "checked_by": case.checked_by}
-    for name, content in {**case.files, "expected.json": dump(expected)}.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    return {**case.files, "expected.json": dump(expected)}
