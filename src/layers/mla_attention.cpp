@@ -145,15 +145,13 @@ void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t 
   const ForwardBatch& batch = step.batch;
   const std::int64_t begin = at(batch.cu_seqlens_q, seq_begin);
   const std::int64_t end = at(batch.cu_seqlens_q, seq_end);
-  // cu_seqlens_q counts from the batch's first row, so these tensors do too; rows before `begin`
-  // belong to other sequences and are neither computed nor touched.
   const std::int64_t heads = config_.num_attention_heads;
-  const TensorView q_latent = ctx.arena.tensor(DType::f32, {end, heads, config_.kv_lora_rank});
-  const TensorView o_latent = ctx.arena.tensor(DType::f32, {end, heads, config_.kv_lora_rank});
-  ctx.table.head_linear_transposed(
-      ctx.exec, {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent.rows(begin, end)});
+  const TensorView q_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
+  const TensorView o_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
+  ctx.table.head_linear_transposed(ctx.exec,
+                                   {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent});
   ctx.table.mla_absorbed(ctx.exec, {.q_latent = q_latent,
-                                    .q_pe = step.q_pe.rows(0, end),
+                                    .q_pe = step.q_pe.rows(begin, end),
                                     .cache = step.cache,
                                     .ragged = {.num_seqs = seq_end - seq_begin,
                                                .cu_seqlens_q = batch.cu_seqlens_q.data() + seq_begin,
@@ -164,8 +162,7 @@ void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t 
                                                .page_size = step.page_size},
                                     .scale = config_.softmax_scale,
                                     .o = o_latent});
-  ctx.table.head_linear(ctx.exec,
-                        {.x = o_latent.rows(begin, end), .w = weights_.w_uv, .y = step.o.rows(begin, end)});
+  ctx.table.head_linear(ctx.exec, {.x = o_latent, .w = weights_.w_uv, .y = step.o.rows(begin, end)});
 }
 
 }  // namespace nibble::layers

@@ -36,6 +36,8 @@ struct CacheGatherArgs {
 
 // The rows of a ragged batch: sequence s owns query rows cu_seqlens_q[s] .. cu_seqlens_q[s+1], the
 // last of which sits at position seq_lens[s] - 1; queries see their own and all earlier positions.
+// Row 0 of the query tensors is row cu_seqlens_q[0]: a run of a batch's sequences is passed by moving
+// the pointers.
 struct RaggedArgs {
   std::int32_t num_seqs;
   const std::int32_t* cu_seqlens_q;  // [num_seqs + 1]

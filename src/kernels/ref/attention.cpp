@@ -51,11 +51,12 @@ void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
   if (ragged.num_seqs == 0) return;
   const std::int64_t max_len = *std::max_element(ragged.seq_lens, ragged.seq_lens + ragged.num_seqs);
   const ThreadFloats scratch(exec, args.cache.dim(1) + max_len);
-  const std::int64_t num_rows = ragged.cu_seqlens_q[ragged.num_seqs];
+  const std::int64_t first_row = ragged.cu_seqlens_q[0];
+  const std::int64_t num_rows = ragged.cu_seqlens_q[ragged.num_seqs] - first_row;
   exec.threads().parallel_for(num_rows * num_heads, [&](std::int64_t task, int thread) {
     const std::int64_t row = task / num_heads;
     const std::int64_t head = task % num_heads;
-    const QueryRow query = query_row(ragged, row);
+    const QueryRow query = query_row(ragged, first_row + row);
     float* buffer = scratch.of(thread);
     float* scores = buffer + args.cache.dim(1);
     const auto entry = [&](std::int64_t j) {
