@@ -70,7 +70,6 @@ PROTOCOLS = (
     Protocol(512, 512, prepend_bos=False),
     Protocol(512, 256, prepend_bos=False),
     Protocol(512, 511, prepend_bos=True),
-    Protocol(2048, 2048, prepend_bos=False),
 )
 
 

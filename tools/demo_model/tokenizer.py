@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="train.txt.gz")
     parser.add_argument("--output", type=Path, required=True, help="model directory")
-    parser.add_argument("--max-length", type=int, default=2048, help="model_max_length to record")
+    parser.add_argument("--max-length", type=int, default=512, help="model_max_length to record")
     args = parser.parse_args()
 
     tokenizer = train(read_books(args.corpus))

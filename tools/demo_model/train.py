@@ -2,8 +2,8 @@
 
     python3 train.py --tokens tokens.npz --output models/demo
 
-The schedule: windows of 512 tokens, then, for the last steps, of 2048 (the length that config.json
-promises). YaRN as configured is active throughout. The best weights on the held-out text are kept.
+The schedule: windows of 512 tokens, then, for the last steps, of 2048 (four times
+the original length, what YaRN is configured for). YaRN is active throughout. The best weights on the held-out text are kept.
 """
 
 from __future__ import annotations
