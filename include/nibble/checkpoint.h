@@ -13,14 +13,14 @@ namespace nibble {
 
 struct TensorSummary {
   std::string name;
-  std::string dtype;                // safetensors spelling
+  std::string dtype;  // safetensors spelling
   std::vector<std::int64_t> shape;
   std::uint64_t bytes = 0;
   std::string file;
 };
 
 struct FormatSummary {
-  std::string format;               // "bf16", "fp8_block", ...
+  std::string format;  // "bf16", "fp8_block", ...
   std::int64_t num_tensors = 0;
   std::int64_t num_parameters = 0;
   std::uint64_t bytes = 0;
@@ -29,13 +29,13 @@ struct FormatSummary {
 struct CheckpointSummary {
   std::string model_type;
   std::string architecture;
-  std::string quantization;         // what config.json claims; "none"
+  std::string quantization;  // what config.json claims; "none"
   std::int32_t num_layers = 0;
   std::int64_t num_parameters = 0;  // logical weights
   std::uint64_t bytes = 0;
   std::vector<FormatSummary> formats;
   std::vector<TensorSummary> tensors;
-  std::vector<std::string> notes;   // ignored tensors (MTP layer), stale index, ...
+  std::vector<std::string> notes;  // ignored tensors (MTP layer), stale index, ...
 };
 
 // Opens and validates headers and config; reads no weights.
@@ -51,7 +51,7 @@ Result<std::vector<FileDigest>> digest_checkpoint(const std::filesystem::path& m
                                                   const ProgressCallback& progress = {});
 
 struct PlanRow {
-  std::string kind;      // attn, mlp, experts, other
+  std::string kind;  // attn, mlp, experts, other
   std::string format;
   std::int64_t num_parameters = 0;
   std::uint64_t packed_bytes = 0;

@@ -23,14 +23,14 @@
 namespace nibble {
 
 struct LlmOptions {
-  std::filesystem::path model;        // checkpoint directory; may be empty with dummy weights
-  std::filesystem::path config;       // config.json for dummy weights; default: model / config.json
-  bool dummy_weights = false;         // --load-format dummy
-  std::string quantization = "auto";  // dummy weights: bf16, fp8, mxfp4, nvfp4; real ones: auto
-  std::int32_t num_hidden_layers = 0; // > 0 shortens the model (dummy weights only)
-  std::string device = "auto";        // auto, cpu, cuda
-  std::string isa;                    // empty = the environment's NIBBLE_ISA, else the best tier
-  int num_threads = 0;                // 0 = all cores
+  std::filesystem::path model;         // checkpoint directory; may be empty with dummy weights
+  std::filesystem::path config;        // config.json for dummy weights; default: model / config.json
+  bool dummy_weights = false;          // --load-format dummy
+  std::string quantization = "auto";   // dummy weights: bf16, fp8, mxfp4, nvfp4; real ones: auto
+  std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
+  std::string device = "auto";         // auto, cpu, cuda
+  std::string isa;                     // empty = the environment's NIBBLE_ISA, else the best tier
+  int num_threads = 0;                 // 0 = all cores
   // Tokens of a sequence, prompt and reply. 0 = the model's max_position_embeddings, halved until cache
   // and scratch of one sequence take at most half of the memory that the weights leave.
   std::int32_t max_model_len = 0;
@@ -38,15 +38,15 @@ struct LlmOptions {
   std::int32_t max_num_batched_tokens = 512;  // prefill chunk
   std::int32_t page_size = 64;
   MlaMode mla = MlaMode::automatic;
-  std::string kv_cache_dtype = "auto"; // auto, f32, bf16
+  std::string kv_cache_dtype = "auto";  // auto, f32, bf16
 };
 
 // One sequence to run through the model for its logits.
 struct LogitsRequest {
   std::vector<TokenId> tokens;
-  std::vector<TokenId> batch_with;    // optional second sequence in the same ragged batches
-  std::int32_t prefill_chunk = 0;     // 0 = all at once (up to max_num_batched_tokens)
-  std::int32_t decode_from = -1;      // >= 0: tokens from here on are fed one by one
+  std::vector<TokenId> batch_with;  // optional second sequence in the same ragged batches
+  std::int32_t prefill_chunk = 0;   // 0 = all at once (up to max_num_batched_tokens)
+  std::int32_t decode_from = -1;    // >= 0: tokens from here on are fed one by one
 };
 
 struct GenerateRequest {
@@ -78,23 +78,23 @@ struct Generation {
 using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
 
 struct PerplexityOptions {
-  std::int32_t window = 0;  // tokens per window; 0 = max_model_len
-  std::int32_t stride = 0;  // 0 = window. Tokens scored once: those not scored by an earlier window
+  std::int32_t window = 0;   // tokens per window; 0 = max_model_len
+  std::int32_t stride = 0;   // 0 = window. Tokens scored once: those not scored by an earlier window
   bool prepend_bos = false;  // one BOS before the first token of the text
 };
 
 struct Perplexity {
   double perplexity = 0;
-  double nll = 0;            // total, nats
-  std::int64_t tokens = 0;   // scored
-  std::int64_t bytes = 0;    // of the text
+  double nll = 0;           // total, nats
+  std::int64_t tokens = 0;  // scored
+  std::int64_t bytes = 0;   // of the text
   double bits_per_byte = 0;
 };
 
 struct LlmInfo {
   std::string model_type;
-  std::string device;              // description
-  std::string formats;             // "bf16" or "mxfp4 experts, bf16 rest"
+  std::string device;   // description
+  std::string formats;  // "bf16" or "mxfp4 experts, bf16 rest"
   std::int64_t num_parameters = 0;
   std::size_t weight_bytes = 0;
   std::size_t cache_bytes = 0;

@@ -36,8 +36,10 @@ struct Error {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}    // NOLINT(google-explicit-constructor)
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool ok() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return ok(); }
@@ -91,13 +93,13 @@ inline Error runtime_error(std::string message) { return {ErrorCode::runtime, st
 // NIB_TRY(const auto x, f()): declares x from f()'s value, or returns f()'s Error to our caller.
 #define NIB_TRY(declaration, expression) \
   NIB_TRY_INNER(NIB_CONCAT(nib_result_, __LINE__), declaration, expression)
-#define NIB_TRY_INNER(result, declaration, expression)  \
-  auto result = (expression);                           \
-  if (!result.ok()) return std::move(result).error();   \
+#define NIB_TRY_INNER(result, declaration, expression) \
+  auto result = (expression);                          \
+  if (!result.ok()) return std::move(result).error();  \
   declaration = std::move(result).value()
 
 // NIB_TRY_STATUS(f()): returns f()'s Error to our caller if it failed.
-#define NIB_TRY_STATUS(expression)                                                  \
-  do {                                                                              \
+#define NIB_TRY_STATUS(expression)                                                              \
+  do {                                                                                          \
     if (auto nib_status = (expression); !nib_status.ok()) return std::move(nib_status).error(); \
   } while (false)

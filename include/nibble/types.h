@@ -22,7 +22,7 @@ enum class MlaMode : std::uint8_t {
 
 // Reports long work. `unit` is what done and total count ("bytes", "tokens"); total 0 = unknown.
 // Called from one thread at a time; returning false asks the work to stop (ErrorCode::interrupted).
-using ProgressCallback =
-    std::function<bool(std::string_view phase, std::uint64_t done, std::uint64_t total, std::string_view unit)>;
+using ProgressCallback = std::function<bool(std::string_view phase, std::uint64_t done, std::uint64_t total,
+                                            std::string_view unit)>;
 
 }  // namespace nibble

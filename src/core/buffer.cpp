@@ -27,7 +27,8 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
     data_ = static_cast<std::byte*>(p);
     return;
   }
-  void* p = mmap(nullptr, round_up(bytes, kHugePage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      mmap(nullptr, round_up(bytes, kHugePage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   madvise(p, round_up(bytes, kHugePage), MADV_HUGEPAGE);  // advice only: failure changes nothing but speed
   data_ = static_cast<std::byte*>(p);

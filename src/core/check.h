@@ -25,10 +25,10 @@ class DeviceError : public std::runtime_error {
 }  // namespace nibble
 
 // NIB_CHECK(cond, "format", values...): always on.
-#define NIB_CHECK(condition, ...)                                                             \
-  do {                                                                                        \
-    if (!(condition)) [[unlikely]]                                                            \
-      ::nibble::check_failed(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__));     \
+#define NIB_CHECK(condition, ...)                                                         \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
+      ::nibble::check_failed(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__)); \
   } while (false)
 
 // NIB_DCHECK: for inner loops; compiled out in release builds.

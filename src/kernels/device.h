@@ -44,8 +44,8 @@ class Device {
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::cpu;
-  int num_threads = 0;      // 0 = all cores this process may use
-  std::string isa;          // NIBBLE_ISA; empty = best
+  int num_threads = 0;  // 0 = all cores this process may use
+  std::string isa;      // NIBBLE_ISA; empty = best
 };
 
 // Makes the device, or says why it is not to be had (unsupported).

@@ -18,10 +18,10 @@ struct RopeArgs {
 
 // One layer's cache: entry of token slot s at data + s * row stride. dtype f32 or bf16.
 struct CacheWriteArgs {
-  TensorView latent;         // [m, kv_lora_rank] f32
-  TensorView k_pe;           // [m, d_rope] f32, rotated
+  TensorView latent;                 // [m, kv_lora_rank] f32
+  TensorView k_pe;                   // [m, d_rope] f32, rotated
   const std::int32_t* slot_mapping;  // [m]: page * page_size + offset
-  TensorView cache;          // [num_slots, kv_lora_rank + d_rope]
+  TensorView cache;                  // [num_slots, kv_lora_rank + d_rope]
 };
 
 // Copies the first `length` entries of one sequence out of its pages.
@@ -30,8 +30,8 @@ struct CacheGatherArgs {
   const std::int32_t* page_table;  // [ceil(length / page_size)]
   std::int32_t page_size;
   std::int32_t length;
-  TensorView latent;               // [length, kv_lora_rank] f32
-  TensorView k_pe;                 // [length, d_rope] f32
+  TensorView latent;  // [length, kv_lora_rank] f32
+  TensorView k_pe;    // [length, d_rope] f32
 };
 
 // The rows of a ragged batch: sequence s owns query rows cu_seqlens_q[s] .. cu_seqlens_q[s+1], the
@@ -56,7 +56,7 @@ struct MlaAbsorbedArgs {
   TensorView cache;     // [num_slots, kv_lora_rank + d_rope] f32 or bf16
   RaggedArgs ragged;
   float scale;
-  TensorView o;         // [m, heads, kv_lora_rank] f32
+  TensorView o;  // [m, heads, kv_lora_rank] f32
 };
 
 // Plain multi-head attention of one sequence's chunk over rebuilt keys and values (naive MLA).
@@ -68,7 +68,7 @@ struct MhaArgs {
   TensorView k_pe;    // [length, d_rope] f32, shared by all heads
   TensorView v;       // [length, heads, d_v] f32
   float scale;
-  TensorView o;       // [m, heads, d_v] f32
+  TensorView o;  // [m, heads, d_v] f32
 };
 
 }  // namespace nibble::kernels

@@ -16,9 +16,9 @@ enum class Precision : std::uint8_t {
 
 // y = x * w^T, or y += x * w^T.
 struct LinearArgs {
-  TensorView x;           // [m, k] f32
-  const Weight& w;        // one group, [n, k]
-  TensorView y;           // [m, n] f32
+  TensorView x;     // [m, k] f32
+  const Weight& w;  // one group, [n, k]
+  TensorView y;     // [m, n] f32
   bool accumulate = false;
   Precision precision = Precision::fast;
 };

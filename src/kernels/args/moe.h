@@ -14,17 +14,17 @@ enum class GroupScore : std::uint8_t { max, top2_sum };  // V2: best score; V3: 
 // From router logits to experts and weights (DeepSeek-V2 section 2.2, V3 section 2.1.2). All float32;
 // ties go to the lower index. Experts of a token are written in ascending id order.
 struct TopkGateArgs {
-  TensorView logits;            // [m, num_experts] f32
-  const float* correction_bias; // [num_experts] or null; only takes part in choosing
+  TensorView logits;             // [m, num_experts] f32
+  const float* correction_bias;  // [num_experts] or null; only takes part in choosing
   ScoringFunc scoring;
   GroupScore group_score;
-  std::int32_t n_group;         // 1 = no groups
+  std::int32_t n_group;  // 1 = no groups
   std::int32_t topk_group;
   std::int32_t topk;
-  bool norm_topk_prob;          // divide by (sum + 1e-20)
+  bool norm_topk_prob;  // divide by (sum + 1e-20)
   float routed_scaling_factor;
-  std::int32_t* topk_ids;       // [m, topk]
-  float* topk_weights;          // [m, topk]
+  std::int32_t* topk_ids;  // [m, topk]
+  float* topk_weights;     // [m, topk]
 };
 
 // y[t] += sum over the token's experts e of weight * down[e](silu(gate[e] x[t]) * (up[e] x[t])).
@@ -36,10 +36,10 @@ struct FusedMoeArgs {
   const std::int32_t* topk_ids;  // [m, topk]
   const float* topk_weights;     // [m, topk]
   std::int32_t topk;
-  const Weight& gate;            // [experts][n, k]
-  const Weight& up;              // [experts][n, k]
-  const Weight& down;            // [experts][k, n]
-  TensorView y;                  // [m, k] f32
+  const Weight& gate;  // [experts][n, k]
+  const Weight& up;    // [experts][n, k]
+  const Weight& down;  // [experts][k, n]
+  TensorView y;        // [m, k] f32
 };
 
 }  // namespace nibble::kernels

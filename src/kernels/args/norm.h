@@ -12,7 +12,7 @@ struct RmsNormArgs {
   TensorView x;         // [m, d] f32, rows may be strided
   const float* weight;  // [d]
   float eps;
-  TensorView y;         // [m, d] f32, rows may be strided
+  TensorView y;  // [m, d] f32, rows may be strided
 };
 
 // x += y.
