@@ -166,7 +166,9 @@ void ConfigFields::only_boolean(std::string_view name, bool only) {
 
 void ConfigFields::only_absent(std::string_view name) {
   constexpr std::string_view kAbsent = "leaving the field out";
-  if (const Json* value = find(name)) fail_unsupported(name, describe(*value), {&kAbsent, 1});
+  const Json* value = find(name);
+  if (value == nullptr) return;
+  fail_unsupported(name, value->is_string() ? value->get<std::string>() : describe(*value), {&kAbsent, 1});
 }
 
 std::optional<ConfigFields> ConfigFields::optional_object(std::string_view name) {

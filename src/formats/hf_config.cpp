@@ -226,6 +226,11 @@ std::optional<Rope> read_rope_object(ConfigFields& fields, std::string_view name
   if (!object || fields.find(name)->empty()) return std::nullopt;
   Rope rope{.theta = config.rope_theta};
   object->optional_real("rope_theta", rope.theta, kTheta);
+  double rotary_factor = 1.0;
+  if (object->optional_real("partial_rotary_factor", rotary_factor, {0.0, 1.0}) && rotary_factor != 1.0) {
+    constexpr std::string_view kWhole = "1 (the rope part is qk_rope_head_dim)";
+    object->fail_unsupported("partial_rotary_factor", fmt::format("{}", rotary_factor), {&kWhole, 1});
+  }
   const std::string type = read_rope_type(*object);
   if (type == "yarn") {
     rope.scaling = read_yarn(*object, config);
