@@ -161,6 +161,7 @@ def rope():
     for kind in ("linear", "dynamic", "llama3", "longrope"):
         yield edited(f"rope_type_{kind}", "rope_scaling.type", kind, [kind, "yarn", "supported"], exit=3)
     yield edited("rope_attention_factor", "rope_scaling.attention_factor", 1.2, ["supported"], exit=3)
+    yield edited("rope_partial", "rope_scaling.partial_rotary_factor", 0.5, ["supported"], exit=3)
     yield edited("rope_not_truncated", "rope_scaling.truncate", False, ["supported"], exit=3)
     new = {"rope_type": "yarn", "rope_theta": 10000, "factor": 4, "original_max_position_embeddings": 64}
     yield edited("rope_parameters_differ", "rope_parameters", {**new, "factor": 8}, ["rope_scaling"])
