@@ -202,18 +202,18 @@ TEST_P(AttentionTest, AbsorbedIsTheSameForAnyNumberOfThreads) {
   }
 }
 
-// A sequence's result does not depend on its neighbours in the batch.
+// A sequence's result does not depend on its neighbours in the batch; a run of a batch's sequences is
+// passed by moving the pointers.
 TEST_P(AttentionTest, AbsorbedAloneAndInABatch) {
   Random random(64);
   const AbsorbedCase both{{2, 3}, {40, 33}, 3, 64, 16, 8, DType::f32};
   AbsorbedRun run(random, both);
   device().table().mla_absorbed(device().exec(), run.args(both, 0.2F));
   MlaAbsorbedArgs alone = run.args(both, 0.2F);
-  const std::int32_t cu_seqlens[] = {0, 3};
   alone.q_latent = alone.q_latent.rows(2, 5);
   alone.q_pe = alone.q_pe.rows(2, 5);
   alone.ragged.num_seqs = 1;
-  alone.ragged.cu_seqlens_q = cu_seqlens;
+  alone.ragged.cu_seqlens_q += 1;
   alone.ragged.seq_lens += 1;
   alone.ragged.page_tables += alone.ragged.max_pages;
   const HostTensor o({3, 3, 64});
