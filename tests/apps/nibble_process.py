@@ -106,3 +106,23 @@ def supported_isas():
     answer = run("doctor", "--json")
     isas = answer.json["isas"]
     return [isa for isa in ("scalar", "avx2", "avx512") if isa in isas]
+
+
+def text_model(folder, chat_format_files=True):
+    """Arguments naming a tiny model with pseudo-random weights and the golden tokenizer, made in `folder`.
+
+    Its text means nothing, but all of the machinery runs. None if the golden tokenizer isn't there.
+    """
+    tokenizer = golden("tokenizer")
+    shape = golden("v2lite-tiny")
+    if tokenizer is None or shape is None:
+        return None
+    folder = pathlib.Path(folder)
+    config = json.loads((shape / "config.json").read_text())
+    config["vocab_size"] = 4096
+    config["max_position_embeddings"] = 163840
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
+    if chat_format_files:
+        (folder / "tokenizer_config.json").write_bytes((tokenizer / "tokenizer_config.json").read_bytes())
+    return [str(folder), "--load-format", "dummy"]

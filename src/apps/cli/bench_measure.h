@@ -36,9 +36,10 @@ struct BenchResult {
 
   [[nodiscard]] std::vector<double> tokens_per_second() const;
   [[nodiscard]] double bytes_per_token() const;
-  // Decode: bytes that must be read per second of the mean repetition.
+  // Decode: bytes that must be read for a token, times the mean tokens per second.
   [[nodiscard]] double gb_per_second() const;
   [[nodiscard]] double read_limit_gb_s() const { return (before.read_gb_s + after.read_gb_s) / 2; }
+  // Prefill: the same with arithmetic.
   [[nodiscard]] double gflops() const;
 };
 

@@ -12,7 +12,16 @@ namespace {
 
 double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
-std::string backend(const BenchStamp& stamp) { return fmt::format("{} ({})", stamp.model.device, stamp.isa); }
+// "CPU avx512": the description without the processor's name.
+std::string backend(const BenchStamp& stamp) {
+  return stamp.model.device.substr(0, stamp.model.device.find(" ("));
+}
+
+std::string parameter_count(std::int64_t count) {
+  const auto number = static_cast<double>(count);
+  return count >= 1'000'000'000 ? fmt::format("{:.2f} B", number / 1e9)
+                                : fmt::format("{:.2f} M", number / 1e6);
+}
 
 std::string efficiency(const BenchResult& result) {
   if (result.test.kind == BenchKind::decode) {
@@ -35,9 +44,8 @@ std::string markdown(const BenchStamp& stamp, const std::vector<BenchResult>& re
   for (const BenchResult& result : results) {
     const Spread rate = spread(result.tokens_per_second());
     table.add({describe_model(stamp), format_bytes(stamp.model.weight_bytes),
-               fmt::format("{:.2f} B", static_cast<double>(stamp.model.num_parameters) / 1e9), backend(stamp),
-               std::to_string(stamp.threads), result.test.name(),
-               fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.sd)});
+               parameter_count(stamp.model.num_parameters), backend(stamp), std::to_string(stamp.threads),
+               result.test.name(), fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.sd)});
     notes += efficiency(result);
   }
   return fmt::format("{}\n{}build: {} {}, {}\n", table.markdown(), notes, stamp.version.version,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/files.h"
+#include "cli/json_writer.h"
 #include "cli/line_reader.h"
 #include "cli/model_options.h"
 #include "cli/signals.h"
@@ -70,7 +71,7 @@ class Chat {
       return {};
     }
     if (line.front() == '/') {
-      if (line != "/help") fmt::print(stderr, "unknown command {}\n", line);
+      if (line != "/help") fmt::print(stderr, "unknown command {}\n", printable(line));
       std::fputs(kHelp, stderr);
       return {};
     }
@@ -81,7 +82,7 @@ class Chat {
     messages_.resize(before);
     // What was typed can be wrong without ending the chat: too long, not UTF-8.
     if (answered.error().code != ErrorCode::bad_input) return answered;
-    fmt::print(stderr, "error: {}\n", answered.error().message);
+    fmt::print(stderr, "error: {}\n", printable(answered.error().message));
     return {};
   }
 

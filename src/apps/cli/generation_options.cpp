@@ -55,12 +55,18 @@ void add_generation_options(OptionSet& options, GenerationOptions& generation) {
                    "Do not begin raw text with the beginning-of-sequence token");
 }
 
+Result<ChatFormat> chat_format_flag(const std::string& name) {
+  auto format = chat_format_from_name(name);
+  if (!format.ok()) return std::move(format).error().with_context("--chat-format");
+  return format;
+}
+
 Status check(const GenerationOptions& generation) {
   if (generation.thinking && generation.no_thinking) {
     return bad_input("--thinking and --no-thinking contradict each other (nibble run); leave one out");
   }
   if (!generation.chat_format.empty()) {
-    NIB_TRY([[maybe_unused]] const ChatFormat format, chat_format_from_name(generation.chat_format));
+    NIB_TRY([[maybe_unused]] const ChatFormat format, chat_format_flag(generation.chat_format));
   }
   const std::vector<std::string>& stops = generation.request.stop_strings;
   if (stops.size() > kMaxStopStrings) {
@@ -78,7 +84,7 @@ Status check(const GenerationOptions& generation) {
 
 Result<ChatFormat> choose_chat_format(const GenerationOptions& generation, const Tokenizer& tokenizer) {
   if (generation.chat_format.empty()) return tokenizer.chat_format();
-  return chat_format_from_name(generation.chat_format);
+  return chat_format_flag(generation.chat_format);
 }
 
 Result<std::vector<TokenId>> encode_chat(const Tokenizer& tokenizer, ChatFormat format,

@@ -23,6 +23,9 @@ struct GenerationOptions {
 
 void add_generation_options(OptionSet& options, GenerationOptions& generation);
 
+// chat_format_from_name, its error saying which flag is meant.
+Result<ChatFormat> chat_format_flag(const std::string& name);
+
 // Contradictions and limits that need no model.
 Status check(const GenerationOptions& generation);
 

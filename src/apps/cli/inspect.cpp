@@ -62,7 +62,7 @@ class InspectCommand final : public Command {
     text += formats.plain();
     if (tensors_) text += '\n' + tensor_table(summary).plain();
     if (sha256_) text += '\n' + digest_table(digests).plain();
-    for (const std::string& note : summary.notes) text += fmt::format("\nnote: {}", note);
+    for (const std::string& note : summary.notes) text += fmt::format("\nnote: {}", printable(note));
     if (!summary.notes.empty()) text += '\n';
     return print(text);
   }
@@ -70,8 +70,8 @@ class InspectCommand final : public Command {
   static Table tensor_table(const CheckpointSummary& summary) {
     Table table({{"tensor"}, {"dtype"}, {"shape"}, {"bytes", true}, {"file"}});
     for (const TensorSummary& t : summary.tensors) {
-      table.add(
-          {t.name, t.dtype, fmt::format("[{}]", fmt::join(t.shape, ", ")), std::to_string(t.bytes), t.file});
+      table.add({printable(t.name), t.dtype, fmt::format("[{}]", fmt::join(t.shape, ", ")),
+                 std::to_string(t.bytes), t.file});
     }
     return table;
   }

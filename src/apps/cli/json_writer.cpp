@@ -22,6 +22,28 @@ std::size_t valid_utf8_prefix(std::string_view text) {
   return bad_second ? 0 : length;
 }
 
+std::string printable(std::string_view text) {
+  std::string shown;
+  while (!text.empty()) {
+    const std::size_t length = valid_utf8_prefix(text);
+    const auto byte = static_cast<unsigned char>(text.front());
+    // C1 controls are two bytes, C2 80 to C2 9F.
+    const bool c1 = length == 2 && byte == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
+    if (length == 0) {
+      shown += "\xEF\xBF\xBD";
+    } else if (byte == '\n') {
+      shown += "\\n";
+    } else if (byte < 0x20 || byte == 0x7F || c1) {
+      shown +=
+          fmt::format("\\x{:02x}", c1 ? static_cast<unsigned>(static_cast<unsigned char>(text[1])) : byte);
+    } else {
+      shown.append(text.substr(0, length));
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return shown;
+}
+
 JsonWriter& JsonWriter::key(std::string_view name) {
   separate();
   append_string(name);

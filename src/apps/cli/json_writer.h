@@ -60,6 +60,10 @@ class JsonWriter {
   bool needs_comma_ = false;
 };
 
+// For people: control characters as \n or \x1b, invalid UTF-8 as U+FFFD, so that a name from a hostile
+// file can't drive the terminal.
+std::string printable(std::string_view text);
+
 // How many bytes at the front of `text` form one valid UTF-8 code point; 0 if they do not.
 std::size_t valid_utf8_prefix(std::string_view text);
 

@@ -14,6 +14,7 @@
 
 #include "cli/command.h"
 #include "cli/files.h"
+#include "cli/json_writer.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 
@@ -102,7 +103,7 @@ Status run_program(std::vector<std::string> words) {
 int exit_code(const Status& status) {
   if (status.ok()) return 0;
   const Error& error = status.error();
-  if (!error.message.empty()) fmt::print(stderr, "error: {}\n", error.message);
+  if (!error.message.empty()) fmt::print(stderr, "error: {}\n", printable(error.message));
   return static_cast<int>(error.code);
 }
 

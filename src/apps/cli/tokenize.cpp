@@ -8,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/files.h"
+#include "cli/generation_options.h"
 #include "cli/json_input.h"
 #include "cli/json_writer.h"
 #include "cli/model_options.h"
@@ -36,7 +37,7 @@ class TokenizeCommand final : public Command {
     NIB_TRY_STATUS(require_model(model_));
     std::optional<ChatFormat> format;
     if (!chat_format_.empty()) {
-      NIB_TRY(format, chat_format_from_name(chat_format_));
+      NIB_TRY(format, chat_format_flag(chat_format_));
     }
     NIB_TRY(const Tokenizer tokenizer, Tokenizer::load(model_));
     LineSource input(kMaxLineBytes);
