@@ -77,10 +77,12 @@ struct Generation {
 // end if text was held back. Return false to stop.
 using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
 
+// Windows are fresh sequences that begin every `stride` tokens of the text; a token is scored by the
+// first window that holds it, if it has a predecessor there.
 struct PerplexityOptions {
-  std::int32_t window = 0;   // tokens per window; 0 = max_model_len
-  std::int32_t stride = 0;   // 0 = window. Tokens scored once: those not scored by an earlier window
-  bool prepend_bos = false;  // one BOS before the first token of the text
+  std::int32_t window = 0;   // tokens of a window, BOS included; 0 = max_model_len
+  std::int32_t stride = 0;   // 0 = the text tokens of a window: windows do not overlap
+  bool prepend_bos = false;  // every window begins with the BOS
 };
 
 struct Perplexity {

@@ -57,22 +57,22 @@ Result<std::optional<Tokenizer>> load_tokenizer(const std::filesystem::path& dir
   return std::optional<Tokenizer>(std::move(tokenizer));
 }
 
-struct PerplexityWindows {
-  std::int32_t window = 0;
-  std::int32_t stride = 0;
-};
-
-Result<PerplexityWindows> perplexity_windows(const PerplexityOptions& options, std::int32_t max_model_len) {
-  PerplexityWindows w{.window = options.window == 0 ? max_model_len : options.window,
-                      .stride = options.stride};
+Result<engine::Windows> perplexity_windows(const PerplexityOptions& options, std::int32_t max_model_len,
+                                           std::optional<TokenId> bos) {
+  engine::Windows w{.window = options.window == 0 ? max_model_len : options.window, .stride = options.stride};
   if (w.window < 2 || w.window > max_model_len) {
     return bad_input(
         fmt::format("the window is {} tokens, must be from 2 to max_model_len {}", w.window, max_model_len));
   }
-  if (w.stride == 0) w.stride = w.window;
-  if (w.stride < 1 || w.stride > w.window) {
-    return bad_input(
-        fmt::format("the stride is {} tokens, must be from 1 to the window {}", w.stride, w.window));
+  if (options.prepend_bos) {
+    if (!bos)
+      return bad_input("prepend_bos: the model and its tokenizer name no beginning-of-sequence token");
+    w.bos = bos;
+  }
+  if (w.stride == 0) w.stride = w.text_tokens();
+  if (w.stride < 1 || w.stride > w.text_tokens()) {
+    return bad_input(fmt::format("the stride is {} tokens, must be from 1 to the {} text tokens of a window",
+                                 w.stride, w.text_tokens()));
   }
   return w;
 }
@@ -169,17 +169,14 @@ Result<Perplexity> Llm::Impl::perplexity(std::string_view text, const Perplexity
                                          const ProgressCallback& progress) {
   if (!tokenizer)
     return bad_input("perplexity needs a tokenizer, and the model directory has no tokenizer.json");
-  NIB_TRY(const PerplexityWindows w, perplexity_windows(options, info.max_model_len));
-  NIB_TRY(std::vector<TokenId> tokens, tokenizer->encode(text));
-  if (options.prepend_bos) {
-    const std::optional<TokenId> bos = tokenizer->bos_id() ? tokenizer->bos_id() : model->info().bos_token_id;
-    if (!bos)
-      return bad_input(
-          "prepend_bos: neither the tokenizer nor the model names a beginning-of-sequence token");
-    tokens.insert(tokens.begin(), *bos);
+  const std::optional<TokenId> bos = tokenizer->bos_id() ? tokenizer->bos_id() : model->info().bos_token_id;
+  NIB_TRY(const engine::Windows windows, perplexity_windows(options, info.max_model_len, bos));
+  NIB_TRY(const std::vector<TokenId> tokens, tokenizer->encode(text));
+  const std::size_t min_tokens = windows.bos ? 1 : 2;
+  if (tokens.size() < min_tokens) {
+    return bad_input(
+        fmt::format("the text has {} tokens, perplexity needs at least {}", tokens.size(), min_tokens));
   }
-  if (tokens.size() < 2)
-    return bad_input(fmt::format("the text has {} tokens, perplexity needs at least 2", tokens.size()));
   for (const TokenId id : tokens) NIB_TRY_STATUS(check_tokens({&id, 1}, info.vocab_size, info.max_model_len));
 
   const auto on_window = [&](std::size_t done) -> Status {
@@ -187,8 +184,8 @@ Result<Perplexity> Llm::Impl::perplexity(std::string_view text, const Perplexity
     if (!progress || progress("perplexity", done, tokens.size(), "tokens")) return {};
     return Error{ErrorCode::interrupted, "interrupted"};
   };
-  NIB_TRY(const engine::TokenNll total, engine::token_nll(engine->runner(), engine->pool(), info.vocab_size,
-                                                          tokens, w.window, w.stride, on_window));
+  NIB_TRY(const engine::TokenNll total,
+          engine::token_nll(engine->runner(), engine->pool(), info.vocab_size, tokens, windows, on_window));
   return Perplexity{.perplexity = std::exp(total.nll / static_cast<double>(total.tokens)),
                     .nll = total.nll,
                     .tokens = total.tokens,

@@ -17,7 +17,7 @@ namespace {
 // A batch at the limits: `num_seqs` sequences share `num_tokens` tokens evenly, each ends at
 // max_model_len (or is as long as its chunk), and the logits of every token are wanted.
 std::size_t count_scratch(const models::Model& model, Backend backend, const RunnerLimits& limits,
-                          const Cache& cache, std::int32_t num_seqs, std::int32_t num_tokens, MlaMode mode) {
+                          const Cache& cache, std::int32_t num_seqs, std::int32_t num_tokens) {
   const auto max_len = static_cast<std::size_t>(limits.max_model_len);
   const std::vector<TokenId> tokens(max_len, 0);
   const std::vector<PageId> pages(
@@ -34,7 +34,7 @@ std::size_t count_scratch(const models::Model& model, Backend backend, const Run
   }
   std::stable_partition(items.begin(), items.end(), [](const BatchItem& item) { return item.is_prefill(); });
   BatchBuilder builder(num_tokens, num_seqs, static_cast<std::int32_t>(pages.size()));
-  const layers::ForwardBatch batch = builder.build(items, limits.page_size, mode);
+  const layers::ForwardBatch batch = builder.build(items, limits.page_size, limits.mla_mode);
   Arena arena;
   const kernels::KernelTable counting = kernels::counting_kernels();
   layers::Context ctx{.table = counting, .exec = backend.exec, .arena = arena, .comm = comm::single()};
@@ -52,13 +52,9 @@ Result<std::size_t> scratch_bytes(const models::Model& model, Backend backend, c
   const std::int32_t max_tokens = limits.max_num_batched_tokens;
   const std::int32_t max_seqs = std::min(limits.max_num_seqs, max_tokens);
   std::size_t bytes = 0;
-  for (const MlaMode mode : {MlaMode::automatic, MlaMode::naive, MlaMode::absorb}) {
-    // The automatic choice may be either form, depending on a chunk's length.
-    if (limits.mla_mode != MlaMode::automatic && mode != limits.mla_mode) continue;
-    for (const auto& [num_seqs, num_tokens] :
-         {std::pair{1, max_tokens}, {max_seqs, max_tokens}, {max_seqs, max_seqs}}) {
-      bytes = std::max(bytes, count_scratch(model, backend, limits, cache, num_seqs, num_tokens, mode));
-    }
+  for (const auto& [num_seqs, num_tokens] :
+       {std::pair{1, max_tokens}, {max_seqs, max_tokens}, {max_seqs, max_seqs}}) {
+    bytes = std::max(bytes, count_scratch(model, backend, limits, cache, num_seqs, num_tokens));
   }
   return bytes;
 }

@@ -33,7 +33,8 @@ struct Backend {
 };
 
 // Scratch the model's forward needs at most within `limits`: runs it with kernels that do nothing at
-// the extreme shapes (one long sequence, many sequences, decodes only; each MLA form it may choose).
+// the extreme shapes (one long sequence, many sequences, decodes only). Counting with
+// MlaMode::automatic, a model takes the larger of the forms it may choose.
 Result<std::size_t> scratch_bytes(const models::Model& model, Backend backend, const RunnerLimits& limits);
 
 class ModelRunner {

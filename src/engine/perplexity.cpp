@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/check.h"
 #include "engine/score.h"
@@ -16,25 +17,30 @@ double negative_log_likelihood(std::span<const float> row, TokenId target) {
 }
 
 Result<TokenNll> token_nll(ModelRunner& runner, PagePool& pool, std::int32_t vocab_size,
-                           std::span<const TokenId> tokens, std::int32_t window, std::int32_t stride,
+                           std::span<const TokenId> tokens, const Windows& windows,
                            const std::function<Status(std::size_t)>& on_window) {
-  NIB_CHECK(window >= 2 && stride >= 1 && stride <= window, "window {}, stride {}", window, stride);
+  NIB_CHECK(windows.window >= 2 && windows.stride >= 1 && windows.stride <= windows.text_tokens(),
+            "window {}, stride {}", windows.window, windows.stride);
+  const std::size_t num_bos = windows.bos ? 1 : 0;
   TokenNll total;
+  std::vector<TokenId> input;
   std::size_t scored = 0;  // tokens before this one have been scored, or never will be
-  for (std::size_t begin = 0; scored < tokens.size(); begin += static_cast<std::size_t>(stride)) {
-    const std::size_t end = std::min(begin + static_cast<std::size_t>(window), tokens.size());
-    // The logits after token t score token t + 1.
-    const std::size_t first = std::max(scored, begin + 1);
+  for (std::size_t begin = 0; scored < tokens.size(); begin += static_cast<std::size_t>(windows.stride)) {
+    const std::size_t end = std::min(begin + static_cast<std::size_t>(windows.text_tokens()), tokens.size());
+    const std::size_t first = std::max(scored, begin + 1 - num_bos);
     if (first < end) {
-      const KnownSequence sequence{.tokens = tokens.subspan(begin, end - 1 - begin),
-                                   .logits_from = static_cast<std::int32_t>(first - 1 - begin)};
-      NIB_TRY_STATUS(score(runner, pool, vocab_size, {&sequence, 1},
-                           [&](std::size_t, std::int32_t t, std::span<const float> row) -> Status {
-                             total.nll += negative_log_likelihood(
-                                 row, tokens[begin + static_cast<std::size_t>(t) + 1]);
-                             ++total.tokens;
-                             return {};
-                           }));
+      input.assign(num_bos, windows.bos.value_or(0));
+      const auto text = tokens.subspan(begin, end - 1 - begin);
+      input.insert(input.end(), text.begin(), text.end());
+      // The logits after input token i score text token begin + i + 1 - num_bos.
+      const KnownSequence sequence{.tokens = input,
+                                   .logits_from = static_cast<std::int32_t>(first - 1 + num_bos - begin)};
+      const auto add = [&](std::size_t, std::int32_t i, std::span<const float> row) -> Status {
+        total.nll += negative_log_likelihood(row, tokens[begin + static_cast<std::size_t>(i) + 1 - num_bos]);
+        ++total.tokens;
+        return {};
+      };
+      NIB_TRY_STATUS(score(runner, pool, vocab_size, {&sequence, 1}, add));
     }
     scored = end;
     NIB_TRY_STATUS(on_window(end));

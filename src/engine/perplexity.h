@@ -1,13 +1,15 @@
 // Token-level perplexity of a known token sequence, in windows.
 //
-// Windows of `window` tokens begin every `stride` tokens, as in the sliding-window evaluation of
-// Hugging Face transformers: each token is scored once, by the first window that holds it, given the
-// tokens before it in that window. The first token of the first window has nothing before it and is
-// never scored; nor, where windows do not overlap, is the first token of any other.
+// Windows begin every `stride` tokens, as in the sliding-window evaluation of Hugging Face
+// transformers; each is a fresh sequence. A token is scored once, by the first window that holds it,
+// given the tokens before it in that window. So the first token of the text has nothing before it and
+// is never scored; nor, where windows do not overlap, is the first token of any other window. With a
+// BOS, every window is the BOS and window - 1 tokens of the text, and every token is scored.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include "engine/model_runner.h"
@@ -22,10 +24,17 @@ struct TokenNll {
   std::int64_t tokens = 0;  // scored
 };
 
-// `window` >= 2, 1 <= stride <= window. `on_window(tokens_done)` is called after each window; an error
-// it returns ends the run.
+struct Windows {
+  std::int32_t window = 0;     // tokens the model sees at once, >= 2
+  std::int32_t stride = 0;     // tokens of the text, >= 1
+  std::optional<TokenId> bos;  // put before each window
+  // Tokens of the text in a window; the stride is not longer.
+  [[nodiscard]] std::int32_t text_tokens() const { return window - (bos ? 1 : 0); }
+};
+
+// `on_window(tokens_done)` is called after each window; an error it returns ends the run.
 Result<TokenNll> token_nll(ModelRunner& runner, PagePool& pool, std::int32_t vocab_size,
-                           std::span<const TokenId> tokens, std::int32_t window, std::int32_t stride,
+                           std::span<const TokenId> tokens, const Windows& windows,
                            const std::function<Status(std::size_t)>& on_window);
 
 // -log softmax(row)[target], in double.

@@ -131,22 +131,26 @@ TEST(NegativeLogLikelihood, IsMinusLogSoftmax) {
 
 class PerplexityTest : public ScoreTest {
  protected:
-  // The definition, token by token: each scored once, by the first window that holds it.
-  TokenNll expected(const std::vector<TokenId>& tokens, std::size_t window, std::size_t stride) const {
+  // The definition, token by token: each scored once, by the first window that holds it, given what
+  // that window holds before it.
+  TokenNll expected(const std::vector<TokenId>& tokens, const Windows& windows) const {
+    const auto text_tokens = static_cast<std::size_t>(windows.text_tokens());
     TokenNll total;
-    for (std::size_t target = 1; target < tokens.size(); ++target) {
+    for (std::size_t target = 0; target < tokens.size(); ++target) {
       std::size_t begin = 0;
-      while (begin + window <= target) begin += stride;
-      if (begin == target) continue;
-      const std::span<const TokenId> context = std::span(tokens).subspan(begin, target - begin);
+      while (begin + text_tokens <= target) begin += static_cast<std::size_t>(windows.stride);
+      std::vector<TokenId> context;
+      if (windows.bos) context.push_back(*windows.bos);
+      for (std::size_t i = begin; i < target; ++i) context.push_back(tokens[i]);
+      if (context.empty()) continue;
       total.nll += negative_log_likelihood(model_.logits_after(context), tokens[target]);
       ++total.tokens;
     }
     return total;
   }
 
-  Result<TokenNll> run_windows(const std::vector<TokenId>& tokens, std::int32_t window, std::int32_t stride) {
-    return token_nll(engine_->runner(), engine_->pool(), model_.info().vocab_size, tokens, window, stride,
+  Result<TokenNll> run_windows(const std::vector<TokenId>& tokens, const Windows& windows) {
+    return token_nll(engine_->runner(), engine_->pool(), model_.info().vocab_size, tokens, windows,
                      [](std::size_t) { return Status(); });
   }
 };
@@ -154,23 +158,24 @@ class PerplexityTest : public ScoreTest {
 TEST_F(PerplexityTest, ScoresEveryTokenOnce) {
   make_engine({.max_num_batched_tokens = 16, .max_model_len = 64});
   const std::vector<TokenId> tokens = sequence(50);
-  for (const auto& [window, stride] :
-       {std::pair{64, 64}, {50, 50}, {20, 20}, {20, 10}, {20, 7}, {2, 1}, {2, 2}, {49, 49}, {25, 1}}) {
-    const auto got = run_windows(tokens, window, stride);
+  const std::vector<Windows> cases{{64, 64, {}}, {50, 50, {}}, {20, 20, {}}, {20, 10, {}}, {20, 7, {}},
+                                   {2, 1, {}},   {2, 2, {}},   {49, 49, {}}, {25, 1, {}},  {20, 19, 60},
+                                   {20, 5, 60},  {2, 1, 60},   {64, 63, 60}, {51, 50, 60}};
+  for (const Windows& windows : cases) {
+    const auto got = run_windows(tokens, windows);
     ASSERT_TRUE(got.ok()) << got.error().message;
-    const TokenNll want =
-        expected(tokens, static_cast<std::size_t>(window), static_cast<std::size_t>(stride));
-    EXPECT_EQ(got->tokens, want.tokens) << window << ", " << stride;
-    EXPECT_NEAR(got->nll, want.nll, 1e-9 * want.nll) << window << ", " << stride;
+    const TokenNll want = expected(tokens, windows);
+    EXPECT_EQ(got->tokens, want.tokens) << windows.window << ", " << windows.stride;
+    EXPECT_NEAR(got->nll, want.nll, 1e-9 * want.nll) << windows.window << ", " << windows.stride;
   }
 }
 
 TEST_F(PerplexityTest, OverlappingWindowsScoreAllButTheFirst) {
   make_engine();
-  const auto got = run_windows(sequence(50), 20, 10);
+  const auto got = run_windows(sequence(50), {.window = 20, .stride = 10});
   ASSERT_TRUE(got.ok());
   EXPECT_EQ(got->tokens, 49);
-  const auto apart = run_windows(sequence(50), 20, 20);
+  const auto apart = run_windows(sequence(50), {.window = 20, .stride = 20});
   ASSERT_TRUE(apart.ok());
   EXPECT_EQ(apart->tokens, 47) << "the first token of each of three windows has nothing before it";
 }
@@ -179,12 +184,12 @@ TEST_F(PerplexityTest, TellsOfEachWindowAndCanBeStopped) {
   make_engine();
   std::vector<std::size_t> done;
   const std::vector<TokenId> tokens = sequence(50);
-  const auto result =
-      token_nll(engine_->runner(), engine_->pool(), 61, tokens, 20, 20, [&](std::size_t n) -> Status {
-        done.push_back(n);
-        if (n == 40) return Error{ErrorCode::interrupted, "enough"};
-        return {};
-      });
+  const auto result = token_nll(engine_->runner(), engine_->pool(), 61, tokens, {.window = 20, .stride = 20},
+                                [&](std::size_t n) -> Status {
+                                  done.push_back(n);
+                                  if (n == 40) return Error{ErrorCode::interrupted, "enough"};
+                                  return {};
+                                });
   EXPECT_THAT(done, ElementsAre(20, 40));
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, ErrorCode::interrupted);
