@@ -50,8 +50,8 @@ TEST(Buffer, Moves) {
 }
 
 TEST(Buffer, RefusesTheImpossible) {
-  EXPECT_THROW(Buffer(std::size_t{1} << 60), std::bad_alloc);
-  EXPECT_THROW(Buffer(std::numeric_limits<std::size_t>::max()), std::bad_alloc);
+  EXPECT_THROW(Buffer{std::size_t{1} << 60}, std::bad_alloc);
+  EXPECT_THROW(Buffer{std::numeric_limits<std::size_t>::max()}, std::bad_alloc);
 }
 
 TEST(Arena, CountsWhatTheSameCodeNeeds) {
