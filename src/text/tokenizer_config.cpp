@@ -42,7 +42,8 @@ Result<bool> flag_of(const Json& root, const char* key, bool missing, std::strin
 Result<std::string> chat_template_of(const Json& value, std::string_view where) {
   if (value.is_string()) return value.get<std::string>();
   const Json* chosen = nullptr;
-  for (const Json& item : value.is_array() ? value : Json::array()) {
+  for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) {
+    const Json& item = value[i];
     if (!item.is_object() || !item.contains("name") || !item.contains("template")) continue;
     if (chosen == nullptr || item["name"] == "default") chosen = &item["template"];
   }
