@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "core/check.h"
 #include "engine/philox.h"
@@ -15,8 +14,8 @@ namespace {
 
 // OpenAI's range of presence and frequency penalties.
 constexpr float kMaxPenalty = 2.0F;
-// How many candidates top-p sorts at first; most distributions need no more.
-constexpr std::size_t kFirstSorted = 64;
+// Below this many candidates sorting is cheaper than selecting on.
+constexpr std::size_t kSortedAtOnce = 64;
 
 TokenId argmax(std::span<const float> logits) {
   // max_element keeps the first, that is the lowest id, of equal values.
@@ -76,13 +75,14 @@ TokenId Sampler::sample(std::span<float> logits, const SamplingParams& params,
   const TokenId best = argmax(logits);
   if (params.temperature == 0 || params.top_k == 1) return best;
 
-  const double max = logits[static_cast<std::size_t>(best)];
   candidates_.clear();
   for (std::size_t id = 0; id < logits.size(); ++id) {
-    candidates_.push_back(
-        {static_cast<TokenId>(id), logits[id], std::exp((logits[id] - max) / params.temperature)});
+    candidates_.push_back({.id = static_cast<TokenId>(id), .logit = logits[id]});
   }
+  // Dividing by the temperature keeps the order, so top-k may come first and save exponentials.
   if (params.top_k > 0) keep_top_k(params.top_k);
+  const float max = logits[static_cast<std::size_t>(best)];
+  for (Candidate& c : candidates_) c.weight = std::exp((c.logit - max) / params.temperature);
   if (params.top_p < 1) keep_top_p(params.top_p);
   if (params.min_p > 0) keep_min_p(params.min_p);
   const auto index = tokens.size() - static_cast<std::size_t>(num_prompt);
@@ -116,26 +116,41 @@ void Sampler::keep_top_k(std::int32_t top_k) {
   if (k >= candidates_.size()) return;
   std::nth_element(candidates_.begin(), candidates_.begin() + top_k, candidates_.end(), kByLogit);
   candidates_.resize(k);
-  // nth_element leaves an order of the library's choosing: put back the order of ids.
+  sort_by_id();
+}
+
+// Selecting leaves an order of the standard library's choosing; sums and draws go by id.
+void Sampler::sort_by_id() {
   std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
 }
 
 void Sampler::keep_top_p(double top_p) {
-  const double total = std::accumulate(candidates_.begin(), candidates_.end(), 0.0,
-                                       [](double sum, const Candidate& c) { return sum + c.weight; });
-  const auto begin = candidates_.begin();
-  double mass = 0;
-  std::size_t kept = 0;
-  for (std::size_t sorted = 0; kept < candidates_.size() && mass < top_p * total; ++kept) {
-    if (kept == sorted) {
-      const std::size_t next = std::min(candidates_.size(), std::max(kFirstSorted, 4 * sorted));
-      std::partial_sort(begin + static_cast<std::ptrdiff_t>(sorted),
-                        begin + static_cast<std::ptrdiff_t>(next), candidates_.end(), kByLogit);
-      sorted = next;
+  const auto mass_of = [this](std::size_t begin, std::size_t end) {
+    double sum = 0;
+    for (std::size_t i = begin; i < end; ++i) sum += candidates_[i].weight;
+    return sum;
+  };
+  const auto at = [this](std::size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
+  const double wanted = top_p * mass_of(0, candidates_.size());
+  // The run ends in [begin, end): halve that, as in quickselect, but by mass instead of by rank.
+  std::size_t begin = 0;
+  std::size_t end = candidates_.size();
+  double mass = 0;  // of all before begin, each at least as probable as all from begin on
+  while (end - begin > kSortedAtOnce) {
+    const std::size_t middle = begin + (end - begin) / 2;
+    std::nth_element(at(begin), at(middle), at(end), kByLogit);
+    const double half = mass_of(begin, middle);
+    if (mass + half >= wanted) {
+      end = middle;
+    } else {
+      begin = middle;
+      mass += half;
     }
-    mass += candidates_[kept].weight;
   }
-  candidates_.resize(std::max<std::size_t>(kept, 1));
+  std::sort(at(begin), at(end), kByLogit);
+  while (begin < end && mass < wanted) mass += candidates_[begin++].weight;
+  candidates_.resize(std::max<std::size_t>(begin, 1));
+  sort_by_id();
 }
 
 void Sampler::keep_min_p(double min_p) {

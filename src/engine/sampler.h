@@ -36,14 +36,15 @@ class Sampler {
 
  private:
   struct Candidate {
-    TokenId id;
-    float logit;
-    double weight;  // exp((logit - max) / temperature): probability but for a common factor
+    TokenId id = 0;
+    float logit = 0;
+    float weight = 0;  // exp((logit - max) / temperature): probability but for a common factor
   };
 
   void penalize(std::span<float> logits, const SamplingParams& params, std::span<const TokenId> tokens,
                 std::int32_t num_prompt);
   void keep_top_k(std::int32_t top_k);
+  void sort_by_id();
   void keep_top_p(double top_p);
   void keep_min_p(double min_p);
   [[nodiscard]] TokenId draw(double uniform) const;

@@ -12,7 +12,6 @@ namespace nibble::engine {
 namespace {
 
 using ::testing::ElementsAre;
-using testing::EngineShape;
 using testing::EngineTest;
 using ::testing::HasSubstr;
 using testing::Outcome;

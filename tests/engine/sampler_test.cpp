@@ -148,6 +148,36 @@ TEST(Sampler, TopPReachesFarIntoAFlatDistribution) {
   EXPECT_GT(std::count_if(counts.begin(), counts.end(), [](int n) { return n > 0; }), 430);
 }
 
+// The definition: sort, add up, stop when the mass is reached.
+TEST(Sampler, TopPKeepsTheRightSetOfManyTokens) {
+  testing::Random random(12);
+  const std::vector<float> logits = random.floats(2000, -5, 5);
+  std::vector<std::pair<double, std::size_t>> sorted;
+  double total = 0;
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    sorted.emplace_back(-std::exp(static_cast<double>(logits[id])), id);
+    total -= sorted.back().first;
+  }
+  std::sort(sorted.begin(), sorted.end());
+  for (const float top_p : {0.05F, 0.5F, 0.9F}) {
+    std::vector<bool> kept(logits.size(), false);
+    double mass = 0;
+    std::size_t num_kept = 0;
+    for (; mass < static_cast<double>(top_p) * total; ++num_kept) {
+      kept[sorted[num_kept].second] = true;
+      mass -= sorted[num_kept].first;
+    }
+    const auto counts = histogram(logits, {.temperature = 1.0F, .top_p = top_p, .seed = 13}, 3000);
+    std::size_t num_drawn = 0;
+    for (std::size_t id = 0; id < counts.size(); ++id) {
+      if (counts[id] == 0) continue;
+      ++num_drawn;
+      EXPECT_TRUE(kept[id]) << "token " << id << " at top_p " << top_p;
+    }
+    EXPECT_GT(num_drawn, std::min<std::size_t>(num_kept, 300) / 2);
+  }
+}
+
 TEST(Sampler, MinPIsRelativeToTheMostProbable) {
   const SamplingParams params{.temperature = 1.0F, .min_p = 0.55F, .seed = 7};  // at least 0.165
   EXPECT_LT(chi_square(histogram(logits_of(kDistribution), params, kDraws),
