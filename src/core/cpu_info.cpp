@@ -34,6 +34,7 @@ CpuInfo detect() {
   info.model_name = read_model_name();
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  info.amd = __builtin_cpu_is("amd");
   info.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   info.avx512 = info.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -62,7 +63,7 @@ std::string_view isa_name(CpuIsa isa) noexcept {
 
 Result<CpuIsa> choose_isa(std::string_view forced) {
   const CpuInfo& cpu = cpu_info();
-  const CpuIsa best_avx512 = cpu.avx512_bf16 ? CpuIsa::avx512_bf16 : CpuIsa::avx512;
+  const CpuIsa best_avx512 = cpu.avx512_bf16 && cpu.amd ? CpuIsa::avx512_bf16 : CpuIsa::avx512;
   const auto require = [&](bool present, CpuIsa isa) -> Result<CpuIsa> {
     if (present) return isa;
     return unsupported(
@@ -73,7 +74,9 @@ Result<CpuIsa> choose_isa(std::string_view forced) {
   if (forced == "avx2") return require(cpu.avx2, CpuIsa::avx2);
   if (forced == "avx512") return require(cpu.avx512, best_avx512);
   if (forced == "avx512_f32") return require(cpu.avx512, CpuIsa::avx512);
-  return bad_input(fmt::format("NIBBLE_ISA={}: unknown; use scalar, avx2, avx512 or avx512_f32", forced));
+  if (forced == "avx512_bf16") return require(cpu.avx512_bf16, CpuIsa::avx512_bf16);
+  return bad_input(
+      fmt::format("NIBBLE_ISA={}: unknown; use scalar, avx2, avx512, avx512_f32 or avx512_bf16", forced));
 }
 
 }  // namespace nibble

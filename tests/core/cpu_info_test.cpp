@@ -12,7 +12,7 @@ TEST(ChooseIsa, PicksTheBestByDefault) {
   const CpuInfo& cpu = cpu_info();
   const Result<CpuIsa> isa = choose_isa("");
   ASSERT_TRUE(isa.ok());
-  const CpuIsa expected = cpu.avx512_bf16 ? CpuIsa::avx512_bf16
+  const CpuIsa expected = cpu.avx512_bf16 && cpu.amd ? CpuIsa::avx512_bf16
                           : cpu.avx512    ? CpuIsa::avx512
                           : cpu.avx2      ? CpuIsa::avx2
                                           : CpuIsa::scalar;
@@ -33,8 +33,9 @@ TEST(ChooseIsa, ForcesATier) {
     }
   };
   expect("avx2", cpu.avx2, CpuIsa::avx2);
-  expect("avx512", cpu.avx512, cpu.avx512_bf16 ? CpuIsa::avx512_bf16 : CpuIsa::avx512);
+  expect("avx512", cpu.avx512, cpu.avx512_bf16 && cpu.amd ? CpuIsa::avx512_bf16 : CpuIsa::avx512);
   expect("avx512_f32", cpu.avx512, CpuIsa::avx512);
+  expect("avx512_bf16", cpu.avx512_bf16, CpuIsa::avx512_bf16);
 }
 
 TEST(ChooseIsa, RefusesUnknownNames) {

@@ -13,7 +13,7 @@ std::vector<TierCase> available_tiers() {
   std::vector<TierCase> tiers{{.name = "scalar", .isa = "scalar", .bf16_products = false}};
   if (cpu.avx2) tiers.push_back({.name = "avx2", .isa = "avx2", .bf16_products = false});
   if (cpu.avx512) tiers.push_back({.name = "avx512", .isa = "avx512_f32", .bf16_products = false});
-  if (cpu.avx512_bf16) tiers.push_back({.name = "avx512_bf16", .isa = "avx512", .bf16_products = true});
+  if (cpu.avx512_bf16) tiers.push_back({.name = "avx512_bf16", .isa = "avx512_bf16", .bf16_products = true});
   return tiers;
 }
 

@@ -24,7 +24,7 @@ std::vector<Tier> available_tiers() {
   std::vector<Tier> tiers{{"scalar", "scalar", false}};
   if (cpu_info().avx2) tiers.push_back({"avx2", "avx2", false});
   if (cpu_info().avx512) tiers.push_back({"avx512_f32", "avx512_f32", false});
-  if (cpu_info().avx512_bf16) tiers.push_back({"avx512_bf16", "avx512", true});
+  if (cpu_info().avx512_bf16) tiers.push_back({"avx512_bf16", "avx512_bf16", true});
   return tiers;
 }
 

@@ -44,7 +44,7 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                      "Format of dummy weights; real ones keep the checkpoint's");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,
                       "Use fewer layers (dummy weights only)");
-  options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512", "avx512_f32"},
+  options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512", "avx512_f32", "avx512_bf16"},
                      "Processor instructions to use");
   options.add_integer("--max-model-len,-c,--ctx-size,--context-length", model.llm.max_model_len, 1, kMaxInt,
                       "Context in tokens; what the model allows and memory holds if not given");

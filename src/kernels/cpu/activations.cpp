@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 namespace nibble::kernels::cpu {
 namespace {
 
-std::uint16_t to_bf16(float x) {
+// Round to nearest even; NaN stays NaN.
+std::uint32_t to_bf16(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U)
-    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // NaN stays NaN
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+  const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
+  return (bits & 0x7FFFFFFFU) > 0x7F800000U ? (bits >> 16) | 0x40U : rounded;
 }
+
+std::uint32_t to_bf16_pair(float even, float odd) { return to_bf16(even) | to_bf16(odd) << 16; }
 
 XTiles describe(const XRows& x, std::int64_t micro_m, bool bf16, std::byte* out) {
   return {.data = out, .m = x.m, .k = x.k, .micro_m = micro_m, .bf16 = bf16};
@@ -25,17 +28,18 @@ void pack_x_block(const XRows& x, const XTiles& out, std::int64_t k_block, std::
   const std::int64_t num_k = std::clamp<std::int64_t>(x.k - k0, 0, kBlockK);
   // The tile belongs to us: data is const only for its readers.
   auto* to = const_cast<std::byte*>(out.tile(k_block, tile));
-  auto* f32 = reinterpret_cast<float*>(to);
-  auto* bf16 = reinterpret_cast<std::uint16_t*>(to);
+  if (num_k < kBlockK) std::memset(to, 0, static_cast<std::size_t>(tokens * kBlockK * out.value_bytes()));
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int64_t token = tile * out.micro_m + t;
     const float* from = x.data + (x.rows != nullptr ? x.rows[token] : token) * x.stride + k0;
     if (out.bf16) {
-      for (std::int64_t k = 0; k < num_k; ++k) bf16[(k / 2 * tokens + t) * 2 + k % 2] = to_bf16(from[k]);
-      for (std::int64_t k = num_k; k < kBlockK; ++k) bf16[(k / 2 * tokens + t) * 2 + k % 2] = 0;
+      auto* pairs = reinterpret_cast<std::uint32_t*>(to) + t;
+      for (std::int64_t k = 0; k + 1 < num_k; k += 2)
+        pairs[k / 2 * tokens] = to_bf16_pair(from[k], from[k + 1]);
+      if (num_k % 2 != 0) pairs[num_k / 2 * tokens] = to_bf16_pair(from[num_k - 1], 0.0F);
     } else {
-      for (std::int64_t k = 0; k < num_k; ++k) f32[k * tokens + t] = from[k];
-      for (std::int64_t k = num_k; k < kBlockK; ++k) f32[k * tokens + t] = 0.0F;
+      auto* values = reinterpret_cast<float*>(to) + t;
+      for (std::int64_t k = 0; k < num_k; ++k) values[k * tokens] = from[k];
     }
   }
 }

@@ -41,28 +41,37 @@ inline void dot_tile(const DotBlock& b, std::int64_t q0, std::int64_t k0) {
   for (auto& row : acc) {
     for (V& a : row) a = V::zero();
   }
-  std::int64_t i = 0;
-  for (; i + 16 <= b.d; i += 16) {
+  std::int64_t d = 0;
+  for (; d + 16 <= b.d; d += 16) {
     V kv[K];
-    for (int k = 0; k < K; ++k) kv[k] = R::load(keys + k * b.key_stride + i);
+    for (int k = 0; k < K; ++k) kv[k] = R::load(keys + k * b.key_stride + d);
     for (int j = 0; j < Q; ++j) {
-      const V qv = V::load(q + j * b.q_stride + i);
+      const V qv = V::load(q + j * b.q_stride + d);
       for (int k = 0; k < K; ++k) acc[j][k] = V::fma(qv, kv[k], acc[j][k]);
     }
   }
-  if (i < b.d) {
+  if (d < b.d) {
     for (int j = 0; j < Q; ++j) {
-      const V qv = V::load_first(q + j * b.q_stride + i, b.d - i);
+      const V qv = V::load_first(q + j * b.q_stride + d, b.d - d);
       for (int k = 0; k < K; ++k) {
-        acc[j][k] = V::fma(qv, R::load_first(keys + k * b.key_stride + i, b.d - i), acc[j][k]);
+        acc[j][k] = V::fma(qv, R::load_first(keys + k * b.key_stride + d, b.d - d), acc[j][k]);
       }
+    }
+  }
+  alignas(64) float sums[Q][K];
+  if constexpr (Q * K == 16) {
+    V flat[16];
+    for (int i = 0; i < 16; ++i) flat[i] = acc[i / K][i % K];
+    V::store(&sums[0][0], V::reduce16(flat));
+  } else {
+    for (int j = 0; j < Q; ++j) {
+      for (int k = 0; k < K; ++k) sums[j][k] = V::sum(acc[j][k]);
     }
   }
   for (int j = 0; j < Q; ++j) {
     for (int k = 0; k < K; ++k) {
       float& out = b.out[(q0 + j) * b.out_stride + k0 + k];
-      const float s = V::sum(acc[j][k]);
-      out = b.accumulate ? out + s : s;
+      out = b.accumulate ? out + sums[j][k] : sums[j][k];
     }
   }
 }
