@@ -233,7 +233,7 @@ class Terminal:
     def __init__(self, *args):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execve(nibble.BINARY, [nibble.BINARY, *args], nibble.environment({"TERM": "xterm"}))
+            os.execve(nibble.BINARY, [nibble.BINARY, *args], nibble.environment({"TERM": "xterm", "LC_ALL": "C"}))
         self.seen = ""
 
     def wait_for(self, text, timeout=60):
@@ -253,6 +253,11 @@ class Terminal:
 
     def type(self, text):
         os.write(self.fd, text.encode())
+
+    def leave(self):
+        """Ctrl-D, once the prompt is up: before, it would end a line of the terminal's own."""
+        self.wait_for("> ")
+        self.type("\x04")
 
     def exit_code(self, timeout=60):
         end = time.monotonic() + timeout
@@ -298,6 +303,15 @@ class Chat(WithText):
         terminal.type("/exit\r")
         self.assertEqual(terminal.exit_code(), 0)
 
+    def test_letters_beyond_ascii_can_be_typed(self):
+        text = "\u00e9t\u00e9 \u4f60\u597d"
+        want = nibble.run("run", *self.model, "--chat-format", "deepseek-v3", "-p", text, "--max-tokens", "3", "--json")
+        terminal = self.chat("--max-tokens", "3")
+        terminal.type(text + "\r")
+        self.assertIn(f"[{want.json['prompt_tokens']} prompt tokens", terminal.wait_for("tokens at"))
+        terminal.leave()
+        self.assertEqual(terminal.exit_code(), 0)
+
     def test_ctrl_c_stops_the_reply_not_the_program(self):
         terminal = self.chat(*LONG)
         terminal.type("Hello\r")
@@ -306,7 +320,7 @@ class Chat(WithText):
         terminal.wait_for("cancelled]")
         terminal.type("/help\r")
         terminal.wait_for("Ctrl-C stops a reply")
-        terminal.type("\x04")
+        terminal.leave()
         self.assertEqual(terminal.exit_code(), 0)
 
     def test_ctrl_c_twice_at_an_empty_prompt_leaves(self):
@@ -325,14 +339,13 @@ class Chat(WithText):
         terminal.wait_for("> ")
         terminal.type("/help\r")
         terminal.wait_for("forget the conversation")
-        terminal.type("\x04")
+        terminal.leave()
         self.assertEqual(terminal.exit_code(), 0)
 
     def test_run_without_a_prompt_is_a_chat(self):
         terminal = Terminal("run", *self.model, "--max-tokens", "3")
         terminal.wait_for("/help lists commands")
-        terminal.wait_for("> ")
-        terminal.type("\x04")
+        terminal.leave()
         self.assertEqual(terminal.exit_code(), 0)
 
     def test_a_mistake_does_not_end_the_chat(self):
@@ -341,7 +354,7 @@ class Chat(WithText):
         terminal.wait_for("error: ")
         terminal.type("Hi\r")
         terminal.wait_for("tokens at")
-        terminal.type("\x04")
+        terminal.leave()
         self.assertEqual(terminal.exit_code(), 0)
 
     def test_messages_from_a_pipe(self):

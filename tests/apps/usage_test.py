@@ -31,6 +31,10 @@ class Help(unittest.TestCase):
             for option in ("--json", "--device", "--threads", "--progress", "--options"):
                 self.assertIn(option, answer.out, command)
 
+    def test_other_ways_to_ask(self):
+        self.assertEqual(nibble.run("help", "bench", "decode").out, nibble.run("bench", "decode", "--help").out)
+        self.assertEqual(nibble.run("bench", "--help").out, nibble.run("--help").out)
+
 
 class Version(unittest.TestCase):
     def test_text(self):

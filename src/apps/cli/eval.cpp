@@ -29,7 +29,7 @@ class EvalPplCommand final : public Command {
     options.add_integer(
         "--stride", stride_, 1, std::numeric_limits<std::int32_t>::max(),
         "Tokens between the starts of windows of --max-model-len; the window's length if not given");
-    options.add_flag("--bos", prepend_bos_, "Put the beginning-of-sequence token before the text");
+    options.add_flag("--bos", prepend_bos_, "Begin every window with the beginning-of-sequence token");
     add_common_options(options, common_, "Print one JSON object");
   }
 

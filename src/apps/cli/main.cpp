@@ -2,6 +2,7 @@
 // a line on stderr and an exit code.
 
 #include <fmt/format.h>
+#include <langinfo.h>
 
 #include <algorithm>
 #include <clocale>
@@ -83,11 +84,18 @@ bool any_command_knows(std::string_view option) {
 }
 
 Status run_program(std::vector<std::string> words) {
-  if (!words.empty() && (words[0] == "--help" || words[0] == "-h" || words[0] == "help"))
-    return print(overview());
+  const auto asks_for_help = [&](std::size_t i) {
+    return words.size() > i && (words[i] == "--help" || words[i] == "-h");
+  };
+  if (words.size() > 1 && words[0] == "help") {  // help COMMAND is COMMAND --help
+    words.erase(words.begin());
+    words.emplace_back("--help");
+  }
+  if (asks_for_help(0) || words == std::vector<std::string>{"help"}) return print(overview());
   if (!words.empty() && words[0] == "--version") words[0] = "version";
   std::size_t used = 0;
   const CommandInfo* info = find_command(words, used);
+  if (info == nullptr && asks_for_help(1)) return print(overview());
   if (info == nullptr) return unknown_command(words);
   words.erase(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(used));
 
@@ -114,7 +122,8 @@ int exit_code(const Status& status) {
 int main(int argc, char** argv) {
   using nibble::ErrorCode;
   // Only the terminal's character set: line editing needs it, numbers must stay as they are.
-  if (std::setlocale(LC_CTYPE, "") == nullptr) std::setlocale(LC_CTYPE, "C.UTF-8");
+  std::setlocale(LC_CTYPE, "");
+  if (std::string_view(nl_langinfo(CODESET)) != "UTF-8") std::setlocale(LC_CTYPE, "C.UTF-8");
   nibble::cli::install_signal_handlers();
   try {
     return nibble::cli::exit_code(nibble::cli::run_program({argv + 1, argv + argc}));

@@ -276,40 +276,46 @@ Status OptionSet::parse_once(const std::vector<std::string>& arguments) {
   return check_leftovers();
 }
 
-Result<std::vector<std::string>> OptionSet::outside_values(
-    const std::function<bool(std::string_view)>& known_elsewhere) {
+void OptionSet::read_environment() {
   for (const Impl::Entry& entry : impl_->entries) {
     if (entry.option->count() > 0) continue;
     if (auto value = environment_value(entry.name)) {
       impl_->outside.push_back({entry.name, *std::move(value), "from " + environment_name(entry.name)});
     }
   }
-  const Impl::Entry* options_file = impl_->find("options");
-  std::string file;
-  if (options_file != nullptr) {
-    if (options_file->option->count() > 0) file = options_file->option->results().back();
-    for (const OutsideValue& value : impl_->outside) file = value.key == "options" ? value.value : file;
-  }
-  if (!file.empty()) {
-    NIB_TRY(const std::vector<FileOption> lines, read_options_file(file));
-    for (const FileOption& line : lines) {
-      if (!line.section.empty() && line.section != impl_->command) continue;
-      const Impl::Entry* entry = impl_->find(line.key);
-      if (entry == nullptr && line.section.empty() && known_elsewhere(line.key)) continue;
-      if (entry == nullptr) {
-        const auto near = closest(line.key, long_names());
-        return bad_input(fmt::format("unknown option \"{}\" ({} line {}){}", line.key, file, line.line,
-                                     near ? fmt::format("; did you mean {}?", *near) : std::string()));
-      }
-      const bool in_environment = environment_value(entry->name).has_value();
-      if (entry->option->count() > 0 || in_environment) continue;
-      impl_->outside.push_back({entry->name, line.value, fmt::format("from {} line {}", file, line.line)});
+}
+
+std::string OptionSet::options_file() const {
+  const Impl::Entry* entry = impl_->find("options");
+  if (entry == nullptr) return {};
+  if (entry->option->count() > 0) return entry->option->results().back();
+  return environment_value("options").value_or("");
+}
+
+Status OptionSet::read_options(const std::string& file,
+                               const std::function<bool(std::string_view)>& known_elsewhere) {
+  NIB_TRY(const std::vector<FileOption> lines, read_options_file(file));
+  for (const FileOption& line : lines) {
+    if (!line.section.empty() && line.section != impl_->command) continue;
+    const Impl::Entry* entry = impl_->find(line.key);
+    if (entry == nullptr && line.section.empty() && known_elsewhere(line.key)) continue;
+    if (entry == nullptr) {
+      const auto near = closest(line.key, long_names());
+      return bad_input(fmt::format("unknown option \"{}\" ({} line {}){}", line.key, file, line.line,
+                                   near ? fmt::format("; did you mean {}?", *near) : std::string()));
     }
+    const bool already_given = entry->option->count() > 0 || environment_value(entry->name).has_value();
+    if (already_given) continue;
+    impl_->outside.push_back({entry->name, line.value, fmt::format("from {} line {}", file, line.line)});
   }
+  return {};
+}
+
+Result<std::vector<std::string>> OptionSet::outside_words() const {
   std::vector<std::string> words;
   for (const OutsideValue& value : impl_->outside) {
-    words.push_back("--" + value.key);
     if (!impl_->find(value.key)->is_flag) {
+      words.push_back("--" + value.key);
       words.push_back(value.value);
       continue;
     }
@@ -318,7 +324,7 @@ Result<std::vector<std::string>> OptionSet::outside_values(
       return bad_input(fmt::format("--{}: expected true or false, found \"{}\" ({})", value.key, value.value,
                                    value.origin));
     }
-    if (!*on) words.pop_back();
+    if (*on) words.push_back("--" + value.key);
   }
   return words;
 }
@@ -327,10 +333,13 @@ Result<OptionSet::Outcome> OptionSet::parse(const std::vector<std::string>& argu
                                             const std::function<bool(std::string_view)>& known_elsewhere) {
   try {
     NIB_TRY_STATUS(parse_once(arguments));
-    NIB_TRY(const std::vector<std::string> outside, outside_values(known_elsewhere));
-    if (outside.empty()) return Outcome{};
+    read_environment();
+    if (const std::string file = options_file(); !file.empty()) {
+      NIB_TRY_STATUS(read_options(file, known_elsewhere));
+    }
+    NIB_TRY(std::vector<std::string> all, outside_words());
+    if (all.empty()) return Outcome{};
     // The command line's own words come last: they win, and "--" keeps its meaning.
-    std::vector<std::string> all = outside;
     all.insert(all.end(), arguments.begin(), arguments.end());
     NIB_TRY_STATUS(parse_once(all));
   } catch (const CLI::CallForHelp&) {

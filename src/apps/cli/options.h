@@ -70,8 +70,12 @@ class OptionSet {
                  ValueParser parser);
   Status parse_once(const std::vector<std::string>& arguments);
   [[nodiscard]] Status check_leftovers() const;
-  Result<std::vector<std::string>> outside_values(
-      const std::function<bool(std::string_view)>& known_elsewhere);
+  // The values of options the command line leaves open, from the two other places.
+  void read_environment();
+  [[nodiscard]] std::string options_file() const;
+  Status read_options(const std::string& file, const std::function<bool(std::string_view)>& known_elsewhere);
+  // Those values as words of a command line.
+  [[nodiscard]] Result<std::vector<std::string>> outside_words() const;
 
   std::unique_ptr<Impl> impl_;
 };
