@@ -21,6 +21,8 @@ constexpr std::size_t kMaxConfigBytes = std::size_t{16} << 20;
 constexpr std::size_t kMaxJinjaBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;  // positions in a piece are 32-bit
 
+constexpr std::string_view kEndOfSentence = "<｜end▁of▁sentence｜>";  // where no configuration names another
+
 constexpr std::array<std::pair<ChatFormat, std::string_view>, 6> kFormatNames = {{
     {ChatFormat::raw, "raw"},
     {ChatFormat::deepseek_v2, "deepseek-v2"},
@@ -194,7 +196,7 @@ Result<std::string> Tokenizer::render_chat(const ChatRequest& request, ChatForma
         "the model has no chat format that nibble knows; name one with --chat-format or give plain text");
   }
   if (chat_format() == format) kind = impl_->chat_template;
-  const std::string_view eos = impl_->eos_text.empty() ? "<｜end▁of▁sentence｜>" : impl_->eos_text;
+  const std::string_view eos = impl_->eos_text.empty() ? kEndOfSentence : std::string_view(impl_->eos_text);
   return text::render_template(*kind, request, {.bos = impl_->bos_text, .eos = eos});
 }
 

@@ -108,6 +108,32 @@ TEST(Tokenizer, RecognisesTheChatFormatOfTheConfiguration) {
   EXPECT_EQ(make(plain, R"({"chat_template":"{{ something else }}"})").chat_format(), ChatFormat::raw);
 }
 
+TEST(Tokenizer, RendersWithItsOwnMarkers) {
+  const ChatRequest request{
+      .messages = {{.role = "user", .content = "x"}, {.role = "assistant", .content = "y"}},
+      .add_generation_prompt = true};
+  const Tokenizer own = make(small_tokenizer(), R"({"bos_token":"a","eos_token":"b"})");
+  EXPECT_EQ(*own.render_chat(request, ChatFormat::deepseek_v2), "aUser: x\n\nAssistant: ybAssistant:");
+  const Tokenizer none = make(small_tokenizer());
+  EXPECT_EQ(*none.render_chat(request, ChatFormat::deepseek_v2),
+            "User: x\n\nAssistant: y<｜end▁of▁sentence｜>Assistant:");
+}
+
+// A tokenizer whose own template is a revision renders the family's format in that form.
+TEST(Tokenizer, RendersTheRevisionItCarries) {
+  const ChatRequest request{
+      .messages = {{.role = "user", .content = "x"}, {.role = "assistant", .content = "y"}},
+      .add_generation_prompt = true};
+  const Tokenizer terminus =
+      make(small_tokenizer(),
+           R"({"chat_template":"{{'<｜User｜>'}}{% if not thinking %}{% set ns.is_only_sys = true %}"})");
+  EXPECT_EQ(terminus.chat_format(), ChatFormat::deepseek_v3_1);
+  EXPECT_THAT(*terminus.render_chat(request, ChatFormat::deepseek_v3_1),
+              ::testing::EndsWith("y<｜end▁of▁sentence｜><｜Assistant｜></think>"));
+  EXPECT_THAT(*golden_tokenizer().render_chat(request, ChatFormat::deepseek_v3_1),
+              ::testing::EndsWith("y<｜end▁of▁sentence｜>"));
+}
+
 TEST(Tokenizer, ConfigurationErrorsNameTheField) {
   const std::string plain = small_tokenizer().dump();
   const std::vector<std::pair<std::string, std::string>> cases = {
