@@ -79,7 +79,6 @@ Engine::Engine(const models::Model& model, const EngineConfig& config, std::uniq
   const auto num_seqs = static_cast<std::size_t>(config.max_num_seqs);
   items_.reserve(num_seqs);
   batch_ids_.reserve(num_seqs);
-  events_.reserve(2 * num_seqs);  // a token and, if the step then fails, an end
 }
 
 Result<RequestId> Engine::add(std::span<const TokenId> prompt, const SamplingParams& sampling) {
@@ -97,6 +96,7 @@ Result<RequestId> Engine::add(std::span<const TokenId> prompt, const SamplingPar
     request->tokens.reserve(static_cast<std::size_t>(request->max_tokens));
     request->tokens.assign(prompt.begin(), prompt.end());
     request->pages.reserve(static_cast<std::size_t>(pool_.pages_for(request->max_tokens)));
+    reserve_events();
     NIB_TRY_STATUS(scheduler_.add(std::move(request)));
     return ++last_id_;
   } catch (const std::bad_alloc&) {
@@ -104,11 +104,20 @@ Result<RequestId> Engine::add(std::span<const TokenId> prompt, const SamplingPar
   }
 }
 
+// Room for the end of every request, so that neither cancel() nor step() allocates to report one.
+void Engine::reserve_events() {
+  const auto num_requests = static_cast<std::size_t>(scheduler_.num_running() + scheduler_.num_waiting()) + 1;
+  const std::size_t num_ends = cancelled_.size() + num_requests;
+  if (cancelled_.capacity() < num_ends) cancelled_.reserve(2 * num_ends);
+  // A step tells of tokens besides.
+  const std::size_t num_events = num_ends + static_cast<std::size_t>(config_.max_num_seqs);
+  if (events_.capacity() < num_events) events_.reserve(2 * num_events);
+}
+
 bool Engine::cancel(RequestId id) {
+  if (scheduler_.remove(id) == nullptr) return false;
   cancelled_.push_back(id);
-  if (scheduler_.remove(id) != nullptr) return true;
-  cancelled_.pop_back();
-  return false;
+  return true;
 }
 
 std::span<const EngineEvent> Engine::step() {

@@ -65,6 +65,7 @@ class Engine {
   Engine(const models::Model& model, const EngineConfig& config, std::unique_ptr<Cache> cache,
          ModelRunner runner);
 
+  void reserve_events();
   void run_step();
   void sample_batch(std::span<const ScheduledRequest> batch, const TensorView& logits);
   void accept(Request& request, std::span<float> logits);

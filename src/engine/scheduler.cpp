@@ -10,8 +10,6 @@ namespace {
 // A description lists no more requests than a person reads.
 constexpr std::size_t kMaxDescribed = 8;
 
-bool is_prefill(const ScheduledRequest& item) { return item.num_tokens > 1 || item.request->num_cached == 0; }
-
 }  // namespace
 
 Scheduler::Scheduler(PagePool& pool, SchedulerLimits limits) : pool_(pool), limits_(limits) {
@@ -47,8 +45,8 @@ Result<std::span<const ScheduledRequest>> Scheduler::schedule() {
   schedule_prefills(budget);
   // Pages are short right after a preemption: admitting now would only preempt again.
   if (num_preemptions_ == preemptions_before) admit(budget);
+  // A prompt's chunk of one token, which counts as a decode, can only be the last: it used up the budget.
   step_.insert(step_.end(), decodes_.begin(), decodes_.end());
-  std::stable_partition(step_.begin(), step_.end(), is_prefill);
   if (step_.empty() && has_work()) return runtime_error("cannot schedule any request: " + describe());
   return std::span<const ScheduledRequest>(step_);
 }

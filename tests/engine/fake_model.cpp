@@ -93,6 +93,10 @@ void FakeModel::forward(layers::Context& ctx, const layers::ForwardBatch& batch,
     ctx.arena.tensor(DType::f32, {seq_len, kWidth});
   }
   if (ctx.arena.counting()) return;
+  if (silent) {
+    std::fill_n(logits.f32(), logits.num_elements(), 0.0F);
+    return;
+  }
   seen.push_back(describe(batch));
   write_cache(batch, cache);
   const int forward_idx = num_forwards_++;

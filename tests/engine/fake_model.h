@@ -47,6 +47,8 @@ class FakeModel : public models::Model {
 
   // The logits after this token are NaN.
   std::optional<TokenId> nan_after;
+  // Answers zeros, reads nothing back and allocates nothing.
+  bool silent = false;
   // Called with the number of the forward (0, 1, ...), after the cache was written; may throw.
   std::function<void(int)> on_forward;
   // What was run, oldest first; not in counting mode.

@@ -103,6 +103,14 @@ TEST_F(SchedulerTest, AOneTokenChunkOfAPromptCountsAsDecode) {
   EXPECT_EQ(step(), (std::vector<Item>{{2, 3}, {1, 1}}));
 }
 
+TEST_F(SchedulerTest, AChunkCutToOneTokenStandsWithTheDecodes) {
+  make(64, 4, {.max_num_seqs = 2, .max_num_batched_tokens = 2});
+  ASSERT_TRUE(add(1).ok());
+  ASSERT_TRUE(add(9).ok());
+  EXPECT_EQ(step(), (std::vector<Item>{{1, 1}, {2, 1}}));
+  EXPECT_EQ(step(), (std::vector<Item>{{2, 1}, {1, 1}}));
+}
+
 TEST_F(SchedulerTest, AdmitsInOrderOfArrivalAndNeverLetsOneOvertake) {
   make(6, 4, {.max_num_seqs = 4, .max_num_batched_tokens = 64});
   ASSERT_TRUE(add(12, 2).ok());  // 3 pages
