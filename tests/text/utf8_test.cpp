@@ -13,15 +13,18 @@ std::string lossy(std::string_view bytes) {
   return out;
 }
 
-#define FFFD "\xEF\xBF\xBD"
+#define NIB_FFFD "\xEF\xBF\xBD"
 
 // Expected values: the Unicode standard's examples of maximal subparts (tables 3-8 to 3-11).
 TEST(Utf8, ReplacesMaximalSubparts) {
-  EXPECT_EQ(lossy("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"), FFFD FFFD FFFD FFFD FFFD FFFD FFFD FFFD "A");
-  EXPECT_EQ(lossy("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"), FFFD FFFD FFFD FFFD FFFD FFFD FFFD FFFD "A");
-  EXPECT_EQ(lossy("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"), FFFD FFFD FFFD FFFD FFFD "A" FFFD FFFD "B");
-  EXPECT_EQ(lossy("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), FFFD FFFD FFFD FFFD "A");
-  EXPECT_EQ(lossy("\xF0\x9F\x98"), FFFD);
+  EXPECT_EQ(lossy("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"),
+            NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD "A");
+  EXPECT_EQ(lossy("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"),
+            NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD "A");
+  EXPECT_EQ(lossy("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"),
+            NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD "A" NIB_FFFD NIB_FFFD "B");
+  EXPECT_EQ(lossy("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), NIB_FFFD NIB_FFFD NIB_FFFD NIB_FFFD "A");
+  EXPECT_EQ(lossy("\xF0\x9F\x98"), NIB_FFFD);
 }
 
 TEST(Utf8, HoldsBackWhatMayBecomeValid) {
@@ -30,7 +33,7 @@ TEST(Utf8, HoldsBackWhatMayBecomeValid) {
   EXPECT_EQ(out, "a");
   out.clear();
   EXPECT_EQ(append_lossy(out, "\xF0\x9F\x41", true), 3U);  // can't become valid any more
-  EXPECT_EQ(out, FFFD "A");
+  EXPECT_EQ(out, NIB_FFFD "A");
 }
 
 TEST(Utf8, FindsTheFirstInvalidByte) {
