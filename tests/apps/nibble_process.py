@@ -103,9 +103,10 @@ def tolerances(model):
 
 
 def supported_isas():
-    answer = run("doctor", "--json")
-    isas = answer.json["isas"]
-    return [isa for isa in ("scalar", "avx2", "avx512") if isa in isas]
+    """(tiers that compute in float32, tiers that may use bf16 operands), best last, that this machine can run."""
+    isas = run("doctor", "--json").json["isas"]
+    return ([isa for isa in ("scalar", "avx2") if isa in isas],
+            [isa for isa in ("avx512", "avx512_bf16") if isa in isas])
 
 
 def text_model(folder, chat_format_files=True):
