@@ -1,5 +1,5 @@
 // E2M1 (FP4): bit 3 sign, bits 2..1 exponent (bias 1), bit 0 mantissa; code 8 is -0. Two codes share a
-// byte along k, the even k in the low nibble (checkpoints.md 2.4, 2.5).
+// byte along k, the even k in the low nibble (docs/formats.md).
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// E8M0 ("ue8m0"): the power of two 2^(code - 127); 255 is NaN; no zero, no sign (checkpoints.md 2.3).
+// E8M0 ("ue8m0"): the power of two 2^(code - 127); 255 is NaN; no zero, no sign.
 #pragma once
 
 #include <bit>

@@ -1,4 +1,4 @@
-// FP8 codecs (checkpoints.md 2.1, 2.2). Encoders round to nearest even.
+// FP8 codecs. Encoders round to nearest even.
 //
 // E4M3 "fn": bias 7, no infinity, 0x7F and 0xFF are NaN, largest 448. E5M2: bias 15, IEEE-like with
 // infinities, largest 57344. The plain encoders overflow to NaN (E4M3) or infinity (E5M2), as

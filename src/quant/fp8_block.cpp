@@ -1,5 +1,5 @@
 // fp8_block: w[n, k] = e4m3(codes[n, k]) * scales[n / 128, k / 128]; blocks at the edges are partial.
-// The checkpoint calls the scales weight_scale_inv, yet they multiply (checkpoints.md 8.1).
+// The checkpoint calls the scales weight_scale_inv, yet they multiply (docs/formats.md).
 #include <algorithm>
 #include <cmath>
 

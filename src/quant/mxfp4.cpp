@@ -1,4 +1,4 @@
-// mxfp4: w[n, k] = e2m1(codes[n, k]) * 2^(scales[n, k / 32] - 127) (OCP MX; checkpoints.md 12). Products
+// mxfp4: w[n, k] = e2m1(codes[n, k]) * 2^(scales[n, k / 32] - 127) (OCP MX). Products
 // are exact in float32, also with scale code 0 (2^-127).
 #include "quant/codec.h"
 #include "quant/e2m1.h"

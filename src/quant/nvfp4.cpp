@@ -1,5 +1,5 @@
 // nvfp4: w[n, k] = e2m1(codes[n, k]) * e4m3(scales[n, k / 16]) * global_scale, multiplied in this order:
-// the first product is exact, the second rounds once (ModelOpt; checkpoints.md 11.1).
+// the first product is exact, the second rounds once (ModelOpt).
 #include <cmath>
 
 #include "quant/codec.h"

@@ -1,4 +1,4 @@
-// The hand-computed vectors of checkpoints.md section 20.
+// Vectors computed by hand from the formats' definitions.
 #include <gtest/gtest.h>
 
 #include <cmath>

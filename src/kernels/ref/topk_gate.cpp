@@ -1,4 +1,4 @@
-// Routing: scores, choice among the best groups, weights (DeepSeek-V2 2.2, V3 2.1.2; checkpoints.md 7).
+// Routing: scores, choice among the best groups, weights (DeepSeek-V2 2.2, V3 2.1.2).
 #include <algorithm>
 #include <cmath>
 #include <limits>
