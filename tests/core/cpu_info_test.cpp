@@ -13,9 +13,9 @@ TEST(ChooseIsa, PicksTheBestByDefault) {
   const Result<CpuIsa> isa = choose_isa("");
   ASSERT_TRUE(isa.ok());
   const CpuIsa expected = cpu.avx512_bf16 && cpu.amd ? CpuIsa::avx512_bf16
-                          : cpu.avx512    ? CpuIsa::avx512
-                          : cpu.avx2      ? CpuIsa::avx2
-                                          : CpuIsa::scalar;
+                          : cpu.avx512               ? CpuIsa::avx512
+                          : cpu.avx2                 ? CpuIsa::avx2
+                                                     : CpuIsa::scalar;
   EXPECT_EQ(isa.value(), expected);
 }
 
