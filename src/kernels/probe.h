@@ -16,7 +16,9 @@ double probe_read_bandwidth(ThreadPool& threads, std::size_t bytes, CpuIsa isa);
 // Operations per second of all threads (a multiply-add counts two), best of several short runs.
 // Vectors are as wide as the tier's.
 double probe_fp32_fma(ThreadPool& threads, CpuIsa isa);
-double probe_bf16_dot(ThreadPool& threads, CpuIsa isa);  // 0 unless the tier has AVX512_BF16
-double probe_int8_dot(ThreadPool& threads, CpuIsa isa);  // 0 unless AVX-512 and the processor has VNNI
+// 0 unless the tier is an AVX-512 one and the processor has AVX512_BF16, AVX512_VNNI; whether kernels use
+// them is another question.
+double probe_bf16_dot(ThreadPool& threads, CpuIsa isa);
+double probe_int8_dot(ThreadPool& threads, CpuIsa isa);
 
 }  // namespace nibble::kernels

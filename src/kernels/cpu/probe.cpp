@@ -184,7 +184,7 @@ double probe_fp32_fma(ThreadPool& threads, CpuIsa isa) {
 
 double probe_bf16_dot(ThreadPool& threads, CpuIsa isa) {
 #if defined(__x86_64__)
-  if (isa == CpuIsa::avx512_bf16) return measure_loop(threads, dot_bf16, 32 * 2);
+  if (isa >= CpuIsa::avx512 && cpu_info().avx512_bf16) return measure_loop(threads, dot_bf16, 32 * 2);
 #endif
   static_cast<void>(threads);
   static_cast<void>(isa);
