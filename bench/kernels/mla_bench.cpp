@@ -37,7 +37,8 @@ void mla(benchmark::State& state, std::int64_t heads, std::int32_t context, DTyp
     dev.table().mla_absorbed(dev.exec(), args);
     benchmark::ClobberMemory();
   }
-  report_bandwidth(state, static_cast<double>(context * width * dtype_bits(cache_dtype) / 8));
+  const std::int64_t cache_bytes = context * width * dtype_bits(cache_dtype) / 8;
+  report_bandwidth(state, static_cast<double>(cache_bytes));
   report_compute(state, 2.0 * static_cast<double>(heads * context * (2 * kRank + kRope)));
 }
 
