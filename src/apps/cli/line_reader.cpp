@@ -18,7 +18,7 @@ constexpr std::size_t kMaxLineBytes = std::size_t{1} << 20;
 constexpr int kHistoryLines = 1000;
 
 // What is used of <histedit.h>, so that neither building nor running needs the package.
-constexpr int kElPrompt = 0, kElEditor = 2, kElSignal = 3, kElHist = 10, kElClientData = 14;
+constexpr int kElPrompt = 0, kElEditor = 2, kElSignal = 3, kElHist = 10, kElClientData = 14, kElPrepTerm = 16;
 constexpr int kHistSetSize = 1, kHistEnter = 10, kHistSetUnique = 20;
 
 struct EditLine;
@@ -112,6 +112,8 @@ struct LineReader::Impl {
   }
 
   Event read_edited(std::string& line) {
+    // el_gets shows the prompt before it takes the terminal over; a Ctrl-D typed in between is lost.
+    lib->el_set(editor, kElPrepTerm, 1);
     int length = 0;
     const char* text = lib->el_gets(editor, &length);
     if (text == nullptr || length <= 0) {
