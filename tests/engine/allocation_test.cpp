@@ -21,10 +21,21 @@ void* allocate(std::size_t bytes) {
   return p;
 }
 
+void* allocate_nothrow(std::size_t bytes) noexcept {
+  try {
+    return allocate(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 }  // namespace
 
 void* operator new(std::size_t bytes) { return allocate(bytes); }
 void* operator new[](std::size_t bytes) { return allocate(bytes); }
+// A sanitizer's library has its own nothrow forms, which would not match our operator delete.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate_nothrow(bytes); }
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return allocate_nothrow(bytes); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }

@@ -37,7 +37,7 @@ struct Expectation {
 
 const std::map<std::string, Expectation>& expectations() {
   using quant::WeightFormat;
-  static const std::map<std::string, Expectation> kTable = {
+  static const std::map<std::string, Expectation> table = {
       {"v2-tiny", {{WeightFormat::bf16}, ""}},
       {"v2lite-tiny", {{WeightFormat::bf16}, ""}},
       {"v3-tiny", {{WeightFormat::bf16}, ""}},
@@ -53,7 +53,7 @@ const std::map<std::string, Expectation>& expectations() {
       {"v4-tiny", {{}, "deepseek_v4"}},
       {"v4-tiny-mxfp4", {{}, "deepseek_v4"}},
   };
-  return kTable;
+  return table;
 }
 
 void expect_opens(const fs::path& dir, const std::set<quant::WeightFormat>& formats) {

@@ -15,7 +15,7 @@ namespace {
 using ::nibble::testing::Random;
 
 class AttentionTest : public KernelTest {};
-NIBBLE_KERNEL_TESTS(AttentionTest);
+NIB_KERNEL_TESTS(AttentionTest);
 
 // softmax(scores) weighted sum of values[j][c]; scores carry their bounds.
 std::vector<Bounded> attend(const std::vector<Bounded>& scores,

@@ -11,7 +11,7 @@ namespace {
 using ::nibble::testing::Random;
 
 class CacheTest : public KernelTest {};
-NIBBLE_KERNEL_TESTS(CacheTest);
+NIB_KERNEL_TESTS(CacheTest);
 
 constexpr std::int64_t kLatent = 37;
 constexpr std::int64_t kRope = 6;

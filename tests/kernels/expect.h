@@ -59,5 +59,5 @@ inline std::string tier_name(const ::testing::TestParamInfo<TierCase>& info) { r
 
 }  // namespace nibble::kernels::testing
 
-#define NIBBLE_KERNEL_TESTS(Fixture) \
+#define NIB_KERNEL_TESTS(Fixture) \
   INSTANTIATE_TEST_SUITE_P(Tiers, Fixture, ::testing::ValuesIn(available_tiers()), tier_name)

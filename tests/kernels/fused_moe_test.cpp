@@ -105,7 +105,7 @@ class FusedMoeTest : public KernelTest {
         << "m=" << m << " topk=" << routes.topk;
   }
 };
-NIBBLE_KERNEL_TESTS(FusedMoeTest);
+NIB_KERNEL_TESTS(FusedMoeTest);
 
 TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
   Random random(80);

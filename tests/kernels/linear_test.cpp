@@ -39,7 +39,7 @@ class LinearTest : public KernelTest {
     EXPECT_TRUE(y.guards_intact()) << "m=" << m;
   }
 };
-NIBBLE_KERNEL_TESTS(LinearTest);
+NIB_KERNEL_TESTS(LinearTest);
 
 TEST_P(LinearTest, AgreesWithDoublePrecision) {
   Random random(10);

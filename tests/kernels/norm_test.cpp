@@ -10,7 +10,7 @@ namespace {
 using ::nibble::testing::Random;
 
 class NormTest : public KernelTest {};
-NIBBLE_KERNEL_TESTS(NormTest);
+NIB_KERNEL_TESTS(NormTest);
 
 std::vector<Bounded> normed(std::span<const float> x, std::span<const float> weight, float eps) {
   const auto d = static_cast<std::int64_t>(weight.size());

@@ -26,7 +26,7 @@ class RopeTest : public KernelTest {
     return values;
   }
 };
-NIBBLE_KERNEL_TESTS(RopeTest);
+NIB_KERNEL_TESTS(RopeTest);
 
 double cosine(double x) { return std::cos(x); }
 double sine(double x) { return std::sin(x); }

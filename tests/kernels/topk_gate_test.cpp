@@ -124,7 +124,7 @@ class TopkGateTest : public KernelTest {
     return {ids, weights};
   }
 };
-NIBBLE_KERNEL_TESTS(TopkGateTest);
+NIB_KERNEL_TESTS(TopkGateTest);
 
 TEST_P(TopkGateTest, AgreesWithSorting) {
   Random random(70);

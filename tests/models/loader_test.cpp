@@ -15,7 +15,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 kernels::Device& device() {
   static const std::unique_ptr<kernels::Device> instance =
