@@ -523,7 +523,8 @@ Result<TokenizerParts> parse_tokenizer_json(std::string_view json, std::string_v
   }
   dom::parser parser;
   dom::element document;
-  simdjson::error_code error = parser.allocate(json.size(), kMaxDepth);
+  // simdjson would copy from the null pointer that an empty text may have.
+  simdjson::error_code error = json.empty() ? simdjson::EMPTY : parser.allocate(json.size(), kMaxDepth);
   if (error == simdjson::SUCCESS) error = parser.parse(json.data(), json.size()).get(document);
   if (error != simdjson::SUCCESS) return parse_error(error).with_context(where);
   auto parts = parse_root(document);
