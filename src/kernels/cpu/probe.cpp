@@ -42,7 +42,8 @@ double best_seconds(ThreadPool& threads, int repeats, Fn&& fn) {
   return best;
 }
 
-// Results are handed to empty assembly, so that the compiler can neither drop nor shorten the work.
+// Start values come from and results go to empty assembly, so that the compiler can neither drop the
+// work nor compute chains that look equal only once.
 using ReadFn = void (*)(const std::byte* data, std::size_t bytes);
 using LoopFn = void (*)(std::int64_t loops);
 
@@ -57,6 +58,7 @@ void fma_scalar(std::int64_t loops) {
   float factor = 0.999F;
   asm volatile("" : "+m"(factor));
   float chains[kChains] = {};
+  for (float& chain : chains) asm volatile("" : "+m"(chain));
   for (std::int64_t i = 0; i < loops; ++i) {
     for (float& chain : chains) chain = chain * factor + factor;
   }
@@ -99,6 +101,7 @@ NIB_AVX512 void read_avx512(const std::byte* data, std::size_t bytes) {
 
 NIB_AVX2 void fma_avx2(std::int64_t loops) {
   __m256 chains[kChains] = {};
+  for (__m256& chain : chains) asm volatile("" : "+x"(chain));
   __m256 factor = _mm256_set1_ps(0.999F);
   asm volatile("" : "+x"(factor));
   for (std::int64_t i = 0; i < loops; ++i) {
@@ -109,6 +112,7 @@ NIB_AVX2 void fma_avx2(std::int64_t loops) {
 
 NIB_AVX512 void fma_avx512(std::int64_t loops) {
   __m512 chains[kChains] = {};
+  for (__m512& chain : chains) asm volatile("" : "+v"(chain));
   __m512 factor = _mm512_set1_ps(0.999F);
   asm volatile("" : "+v"(factor));
   for (std::int64_t i = 0; i < loops; ++i) {
@@ -119,6 +123,7 @@ NIB_AVX512 void fma_avx512(std::int64_t loops) {
 
 NIB_AVX512_BF16 void dot_bf16(std::int64_t loops) {
   __m512 chains[kChains] = {};
+  for (__m512& chain : chains) asm volatile("" : "+v"(chain));
   __m512i bits = _mm512_set1_epi16(0x3F80);
   asm volatile("" : "+v"(bits));
   const __m512bh operand = (__m512bh)bits;  // a reinterpreting cast between vector types
@@ -130,6 +135,7 @@ NIB_AVX512_BF16 void dot_bf16(std::int64_t loops) {
 
 NIB_AVX512_VNNI void dot_int8(std::int64_t loops) {
   __m512i chains[kChains] = {};
+  for (__m512i& chain : chains) asm volatile("" : "+v"(chain));
   __m512i operand = _mm512_set1_epi8(3);
   asm volatile("" : "+v"(operand));
   for (std::int64_t i = 0; i < loops; ++i) {
