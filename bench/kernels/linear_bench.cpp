@@ -28,7 +28,7 @@ void linear(benchmark::State& state, WeightFormat format, std::int64_t m, std::i
 struct Registered {
   Registered() {
     for (const WeightFormat format :
-         {WeightFormat::bf16, WeightFormat::fp8_block, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
+         {WeightFormat::bf16, WeightFormat::fp8, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
       for (const std::int64_t m : {1, 4, 8, 64, 512}) {
         // The vocabulary projection for decode (beyond the caches), o_proj for prefill.
         const std::int64_t n = m <= 8 ? 102400 : 2048;

@@ -67,7 +67,7 @@ void moe(benchmark::State& state, WeightFormat format, std::int64_t m) {
 
 struct Registered {
   Registered() {
-    for (const WeightFormat format : {WeightFormat::fp8_block, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
+    for (const WeightFormat format : {WeightFormat::fp8, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
       for (const std::int64_t m : {1, 4, 16, 64, 512}) {
         const std::string name =
             "fused_moe/" + std::string(quant::format_name(format)) + "/m:" + std::to_string(m);

@@ -20,7 +20,7 @@ struct TensorSummary {
 };
 
 struct FormatSummary {
-  std::string format;  // "bf16", "fp8_block", ...
+  std::string format;  // "bf16", "fp8", ...
   std::int64_t num_tensors = 0;
   std::int64_t num_parameters = 0;
   std::uint64_t bytes = 0;

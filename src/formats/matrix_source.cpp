@@ -111,7 +111,7 @@ Status fill_plain(Search& search, const TensorInfo& weight) {
   return check_shape(search, weight, {m.n, m.k}, "out, in");
 }
 
-Status fill_fp8_block(Search& search, const TensorInfo& weight) {
+Status fill_fp8(Search& search, const TensorInfo& weight) {
   const quant::MatrixView& m = search.source.matrix;
   NIB_TRY_STATUS(check_shape(search, weight, {m.n, m.k}, "out, in"));
   if (const TensorInfo* other = search.find(".weight_scale")) {
@@ -200,7 +200,7 @@ constexpr std::array kSpellings = {
     Spelling{".weight", DType::bf16, WeightFormat::bf16, fill_plain},
     Spelling{".weight", DType::f16, WeightFormat::f16, fill_plain},
     Spelling{".weight", DType::f32, WeightFormat::f32, fill_plain},
-    Spelling{".weight", DType::f8_e4m3, WeightFormat::fp8_block, fill_fp8_block},
+    Spelling{".weight", DType::f8_e4m3, WeightFormat::fp8, fill_fp8},
     Spelling{".weight", DType::u8, WeightFormat::nvfp4, fill_nvfp4},
     Spelling{".weight", DType::i8, WeightFormat::mxfp4, fill_mxfp4},
     Spelling{".weight_packed", DType::u8, WeightFormat::mxfp4, fill_mxfp4_packed},
@@ -224,7 +224,7 @@ struct ClaimRow {
   std::array<WeightFormat, 2> formats;
 };
 constexpr std::array kClaims = {
-    ClaimRow{QuantMethod::fp8, {WeightFormat::fp8_block, WeightFormat::mxfp4}},  // V4 keeps experts in MXFP4
+    ClaimRow{QuantMethod::fp8, {WeightFormat::fp8, WeightFormat::mxfp4}},  // V4 keeps experts in MXFP4
     ClaimRow{QuantMethod::modelopt_nvfp4, {WeightFormat::nvfp4, WeightFormat::nvfp4}},
     ClaimRow{QuantMethod::mxfp4, {WeightFormat::mxfp4, WeightFormat::mxfp4}},
 };

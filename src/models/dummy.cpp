@@ -14,7 +14,7 @@ QuantFormatChoice all(WeightFormat format) { return {.attn = format, .mlp = form
 WeightFormat claimed_format(formats::QuantMethod method) {
   switch (method) {
     case formats::QuantMethod::none: return WeightFormat::bf16;
-    case formats::QuantMethod::fp8: return WeightFormat::fp8_block;
+    case formats::QuantMethod::fp8: return WeightFormat::fp8;
     case formats::QuantMethod::modelopt_nvfp4: return WeightFormat::nvfp4;
     case formats::QuantMethod::mxfp4: return WeightFormat::mxfp4;
   }
@@ -51,7 +51,7 @@ void fill_vector(const WeightSpec& spec) {
 
 Result<QuantFormatChoice> dummy_formats(std::string_view name, const formats::HfConfig& config) {
   if (name.empty() || name == "auto") return all(claimed_format(config.quantization.method));
-  if (name == "fp8") return all(WeightFormat::fp8_block);
+  if (name == "fp8") return all(WeightFormat::fp8);
   if (const auto format = quant::format_from_name(name)) return all(*format);
   return bad_input(fmt::format(
       "dummy weights: unknown format \"{}\"; supported: auto, bf16, f16, f32, fp8, mxfp4, nvfp4", name));

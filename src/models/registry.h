@@ -39,7 +39,7 @@ Result<std::unique_ptr<Model>> load_model(const LoadOptions& options, kernels::D
 // Weights of one layer kind in one format.
 struct WeightPlanRow {
   std::string kind;    // attn, mlp, experts, other
-  std::string format;  // bf16, fp8_block, mxfp4, ...; f32 for norms and biases
+  std::string format;  // bf16, fp8, mxfp4, ...; f32 for norms and biases
   std::int64_t num_parameters = 0;
   std::uint64_t packed_bytes = 0;  // on the device
 };

@@ -28,6 +28,8 @@ extern const Codec kBf16Codec;
 extern const Codec kFp8BlockCodec;
 extern const Codec kMxfp4Codec;
 extern const Codec kNvfp4Codec;
+extern const Codec kInt8Codec;
+extern const Codec kInt4Codec;
 
 const Codec& codec(WeightFormat format);
 

@@ -11,13 +11,15 @@
 namespace nibble::quant {
 namespace {
 
-// fp8_block has partial blocks; elsewhere a group never straddles the end of a row, since the scale
-// tensor is [n, k / group_k].
+// Formats of one fixed group have whole groups only: their scale tensor is [n, k / group_k].
 void check_shape(const MatrixView& m) {
   const FormatRow& row = format_row(m.format);
-  const bool whole_groups = row.group_n > 1 || row.group_k == 0 || m.k % row.group_k == 0;
-  NIB_CHECK(m.n >= 0 && m.k >= 0 && whole_groups, "{} matrix [{}, {}]: k must be a multiple of {}", row.name,
-            m.n, m.k, row.group_k);
+  const bool whole_groups = row.any_group || row.group_k == 0 || m.k % row.group_k == 0;
+  NIB_CHECK(m.n >= 0 && m.k >= 0 && whole_groups && m.k % row.codes_per_byte_group == 0,
+            "{} matrix [{}, {}]: k must be a multiple of {}", row.name, m.n, m.k,
+            row.any_group ? row.codes_per_byte_group : row.group_k);
+  NIB_CHECK(m.layout == MatrixLayout::rows, "{} matrix [{}, {}] is not in the canonical layout", row.name,
+            m.n, m.k);
 }
 
 Error nonfinite_weight(const MatrixView& m, std::string_view name, std::int64_t row, std::int64_t column,

@@ -8,24 +8,17 @@ namespace {
 using enum WeightFormat;
 
 // In the order of the enum.
-constexpr std::array kFormats = {
-    FormatRow{
-        .format = f32, .name = "f32", .bits = 32, .codes_per_byte_group = 1, .group_k = 0, .group_n = 1},
-    FormatRow{
-        .format = f16, .name = "f16", .bits = 16, .codes_per_byte_group = 1, .group_k = 0, .group_n = 1},
-    FormatRow{
-        .format = bf16, .name = "bf16", .bits = 16, .codes_per_byte_group = 1, .group_k = 0, .group_n = 1},
-    FormatRow{.format = fp8_block,
-              .name = "fp8_block",
-              .bits = 8,
-              .codes_per_byte_group = 1,
-              .group_k = 128,
-              .group_n = 128},
-    FormatRow{
-        .format = mxfp4, .name = "mxfp4", .bits = 4, .codes_per_byte_group = 2, .group_k = 32, .group_n = 1},
-    FormatRow{
-        .format = nvfp4, .name = "nvfp4", .bits = 4, .codes_per_byte_group = 2, .group_k = 16, .group_n = 1},
-};
+// In the order of the enum: format, name, bits, codes per byte, group_k, group_n, any_group.
+constexpr std::array<FormatRow, kNumFormats> kFormats = {{
+    {f32, "f32", 32, 1, 0, 1, false},
+    {f16, "f16", 16, 1, 0, 1, false},
+    {bf16, "bf16", 16, 1, 0, 1, false},
+    {fp8, "fp8", 8, 1, 128, 128, true},
+    {mxfp4, "mxfp4", 4, 2, 32, 1, false},
+    {nvfp4, "nvfp4", 4, 2, 16, 1, false},
+    {int8, "int8", 8, 1, 128, 1, true},
+    {int4, "int4", 4, 2, 128, 1, true},
+}};
 
 constexpr bool in_enum_order() {
   for (std::size_t i = 0; i < kFormats.size(); ++i) {

@@ -41,7 +41,7 @@ const std::map<std::string, Expectation>& expectations() {
       {"v2-tiny", {{WeightFormat::bf16}, ""}},
       {"v2lite-tiny", {{WeightFormat::bf16}, ""}},
       {"v3-tiny", {{WeightFormat::bf16}, ""}},
-      {"v3-tiny-fp8", {{WeightFormat::bf16, WeightFormat::fp8_block}, ""}},
+      {"v3-tiny-fp8", {{WeightFormat::bf16, WeightFormat::fp8}, ""}},
       {"v3-tiny-nvfp4", {{WeightFormat::bf16, WeightFormat::nvfp4}, ""}},
       {"v3-tiny-ct-mxfp4", {{WeightFormat::bf16, WeightFormat::mxfp4}, ""}},
       {"v3-tiny-ct-int8", {{}, "int-quantized"}},

@@ -65,7 +65,7 @@ TEST(FindMatrix, Fp8ScalesOfEveryKind) {
                                      {{"m.weight", "F8_E4M3", {129, 2}, std::string(258, '\0')},
                                       {name, dtype, {2, 1}, std::string(2 * width, '\1')}});
       const MatrixSource source = find_ok(c, 129, 2);
-      EXPECT_EQ(source.matrix.format, WeightFormat::fp8_block);
+      EXPECT_EQ(source.matrix.format, WeightFormat::fp8);
       EXPECT_EQ(source.matrix.scale_dtype, type);
       EXPECT_EQ(source.matrix.scales, c.find(name)->data.data());
     }
@@ -120,7 +120,7 @@ TEST(FindMatrix, ClaimAndTensorsMustAgree) {
       {{"m.weight", "F8_E4M3", {1, 2}, "12"}, {"m.weight_scale_inv", "F32", {1, 1}, float_bytes({1.0F})}});
   const Error error = find_error(c, 1, 2);
   EXPECT_EQ(error.code, ErrorCode::bad_input);
-  EXPECT_THAT(error.message, HasSubstr("fp8_block"));
+  EXPECT_THAT(error.message, HasSubstr("fp8"));
   EXPECT_THAT(error.message, HasSubstr("nvfp4 (ModelOpt)"));
 }
 

@@ -122,7 +122,7 @@ TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
 
 TEST_P(FusedMoeTest, Fp8BlocksAtTheEdges) {
   Random random(81);
-  const Experts experts = random_experts(device(), random, quant::WeightFormat::fp8_block, 200, 140);
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::fp8, 200, 140);
   for (const std::int64_t m : {1, 9}) check(random, experts, random_routes(random, m, 2));
 }
 

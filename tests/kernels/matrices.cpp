@@ -94,7 +94,7 @@ std::unique_ptr<StoredMatrix> random_matrix(Random& random, WeightFormat format,
     case WeightFormat::f32:
     case WeightFormat::f16:
     case WeightFormat::bf16: fill_plain(random, *m, amplitude); break;
-    case WeightFormat::fp8_block: fill_fp8(random, *m, amplitude); break;
+    case WeightFormat::fp8: fill_fp8(random, *m, amplitude); break;
     case WeightFormat::mxfp4:
     case WeightFormat::nvfp4: fill_fp4(random, *m, amplitude); break;
   }

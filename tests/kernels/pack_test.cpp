@@ -104,7 +104,7 @@ TEST(Pack, PiecesOfSeveralSources) {
 // Every E4M3 code that is a number, under every E8M0 scale whose products are numbers.
 TEST(Pack, Fp8ScalesOfAllMagnitudes) {
   StoredMatrix source;
-  source.view = {.format = WeightFormat::fp8_block, .n = 2, .k = 128, .scale_dtype = DType::f8_e8m0};
+  source.view = {.format = WeightFormat::fp8, .n = 2, .k = 128, .scale_dtype = DType::f8_e8m0};
   for (int i = 0; i < 256; ++i) source.codes.push_back(std::byte((i & 0x7F) == 0x7F ? 0 : i));
   source.scales.resize(1);
   source.view.codes = source.codes.data();
@@ -113,7 +113,7 @@ TEST(Pack, Fp8ScalesOfAllMagnitudes) {
   for (int scale = 0; scale <= 245; ++scale) {
     SCOPED_TRACE(scale);
     source.scales[0] = std::byte(scale);
-    Result<Weight> weight = device.allocate_weight({.format = WeightFormat::fp8_block, .n = 2, .k = 128});
+    Result<Weight> weight = device.allocate_weight({.format = WeightFormat::fp8, .n = 2, .k = 128});
     ASSERT_TRUE(weight.ok());
     device.pack_rows(*weight, 0, 0, source.view, 0, 2);
     expect_rows(*weight, 0, 0, source, 0, 2);

@@ -139,7 +139,7 @@ TEST(Loader, ExpertsOfALayerShareAFormat) {
   checkpoint.tensors.erase(name + "_scale_inv");
   expect_error(checkpoint, ErrorCode::unsupported,
                AllOf(HasSubstr(name), HasSubstr("bf16"),
-                     HasSubstr("model.layers.1.mlp.experts.0.up_proj.weight"), HasSubstr("fp8_block")));
+                     HasSubstr("model.layers.1.mlp.experts.0.up_proj.weight"), HasSubstr("fp8")));
 }
 
 TEST(Loader, AttentionMayHaveAnotherFormat) {
@@ -150,7 +150,7 @@ TEST(Loader, AttentionMayHaveAnotherFormat) {
   checkpoint.tensors.erase(std::string(kOProj) + "_scale_inv");
   const auto model = load(checkpoint);
   ASSERT_TRUE(model.ok()) << model.error().message;
-  EXPECT_EQ((*model)->info().formats, "bf16 attn, fp8_block attn+mlp+experts");
+  EXPECT_EQ((*model)->info().formats, "bf16 attn, fp8 attn+mlp+experts");
 }
 
 TEST(Loader, PredictionLayerAndUnusedScalesAreSkippedWithANote) {

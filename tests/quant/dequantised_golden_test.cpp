@@ -20,7 +20,7 @@ bool find_matrix(const SafetensorsReader& model, const std::string& base, Matrix
   const auto has = [&](const char* suffix) { return model.contains(base + suffix); };
   const auto bytes = [&](const char* suffix) { return model.at(base + suffix).bytes.data(); };
   if (has(".weight_scale_inv")) {
-    m = {.format = WeightFormat::fp8_block, .codes = bytes(".weight"), .scales = bytes(".weight_scale_inv")};
+    m = {.format = WeightFormat::fp8, .codes = bytes(".weight"), .scales = bytes(".weight_scale_inv")};
   } else if (has(".weight_scale_2")) {
     m = {.format = WeightFormat::nvfp4, .codes = bytes(".weight"), .scales = bytes(".weight_scale")};
     m.global_scale = model.at(base + ".weight_scale_2").values<float>().at(0);
@@ -29,7 +29,7 @@ bool find_matrix(const SafetensorsReader& model, const std::string& base, Matrix
   } else if (has(".scale") && model.at(base + ".weight").dtype == "I8") {
     m = {.format = WeightFormat::mxfp4, .codes = bytes(".weight"), .scales = bytes(".scale")};
   } else if (has(".scale") && model.at(base + ".weight").dtype == "F8_E4M3") {
-    m = {.format = WeightFormat::fp8_block, .codes = bytes(".weight"), .scales = bytes(".scale")};
+    m = {.format = WeightFormat::fp8, .codes = bytes(".weight"), .scales = bytes(".scale")};
     m.scale_dtype = DType::f8_e8m0;
   } else {
     return false;

@@ -54,7 +54,7 @@ struct Fp8Case {
     for (std::size_t i = 0; i < codes.size(); i += 3) codes[i] |= 0x80U;
   }
   [[nodiscard]] MatrixView view() const {
-    return {.format = WeightFormat::fp8_block,
+    return {.format = WeightFormat::fp8,
             .n = n,
             .k = k,
             .codes = bytes_of(codes),

@@ -184,7 +184,7 @@ def quantization():
     block = q + ".weight_block_size"
     for short, value in (("string", "128x128"), ("one", [128]), ("zero", [0, 128]), ("negative", [-128, 128]),
                          ("float", [128.0, 128])):
-        yield edited(f"fp8_block_size_{short}", block, value, ["expected"], make=build_fp8)
+        yield edited(f"fp8_size_{short}", block, value, ["expected"], make=build_fp8)
     for short, path, value in (("block_size_64", block, [64, 64]), ("block_size_1x128", block, [1, 128]),
                                ("block_size_absent", block, GONE), ("fmt_e5m2", q + ".fmt", "e5m2"),
                                ("static_activations", q + ".activation_scheme", "static"),

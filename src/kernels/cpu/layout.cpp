@@ -61,14 +61,14 @@ void decode_row(const Weight& weight, std::int64_t group, std::int64_t row, floa
                         lane * bytes_per_scale_lane,
                     static_cast<std::size_t>(bytes_per_scale_lane));
       }
-      if (shape.format == WeightFormat::fp8_block) {
+      if (shape.format == WeightFormat::fp8) {
         float scale;
         std::memcpy(&scale, row_scales.data(), 4);
         scale /= kFp8ScaleFactor;
         std::memcpy(row_scales.data(), &scale, 4);
       }
       view.scales = row_scales.data();
-      view.scale_dtype = shape.format == WeightFormat::fp8_block ? DType::f32
+      view.scale_dtype = shape.format == WeightFormat::fp8 ? DType::f32
                          : shape.format == WeightFormat::mxfp4   ? DType::f8_e8m0
                                                                  : DType::f8_e4m3;
       if (shape.format == WeightFormat::nvfp4) {

@@ -11,7 +11,7 @@
 // k is padded to a multiple of kPadK with codes that decode to zero.
 //
 // Scales lie apart, in the same panel order:
-//   fp8_block  f32 [panel][k / 128][16], times kFp8ScaleFactor
+//   fp8  f32 [panel][k / 128][16], times kFp8ScaleFactor
 //   mxfp4      e8m0 bytes [panel][k / 32][16]
 //   nvfp4      e4m3 bytes [panel][k / 16][16], then f32 [panel][16] global scales
 #pragma once
@@ -38,7 +38,7 @@ constexpr std::int64_t step_k(quant::WeightFormat format) {
     case WeightFormat::f32: return 1;
     case WeightFormat::f16:
     case WeightFormat::bf16: return 2;
-    case WeightFormat::fp8_block: return 4;
+    case WeightFormat::fp8: return 4;
     case WeightFormat::mxfp4:
     case WeightFormat::nvfp4: return 8;
   }
@@ -53,7 +53,7 @@ inline constexpr float kFp8ScaleFactor = 256.0F;
 constexpr std::int64_t scale_k(quant::WeightFormat format) {
   using quant::WeightFormat;
   switch (format) {
-    case WeightFormat::fp8_block: return 128;
+    case WeightFormat::fp8: return 128;
     case WeightFormat::mxfp4: return 32;
     case WeightFormat::nvfp4: return 16;
     default: return 0;
@@ -62,7 +62,7 @@ constexpr std::int64_t scale_k(quant::WeightFormat format) {
 
 // Bytes of one packed scale vector (16 rows).
 constexpr std::int64_t scale_vector_bytes(quant::WeightFormat format) {
-  return format == quant::WeightFormat::fp8_block ? 64 : scale_k(format) != 0 ? 16 : 0;
+  return format == quant::WeightFormat::fp8 ? 64 : scale_k(format) != 0 ? 16 : 0;
 }
 
 // Everything needed to address a packed weight.

@@ -43,7 +43,7 @@ void store_step(WeightFormat format, const Step& words, std::byte* step) {
     case WeightFormat::f32:
     case WeightFormat::bf16: std::memcpy(step, words.data(), kStepBytes); return;
     case WeightFormat::f16:
-    case WeightFormat::fp8_block: {
+    case WeightFormat::fp8: {
       std::array<std::uint16_t, 2 * kPanelRows> halves;
       for (std::size_t r = 0; r < kPanelRows; ++r) {
         halves[r] = static_cast<std::uint16_t>(words[r]);
@@ -121,7 +121,7 @@ void pack_row_scales(const Weight& weight, const PanelLayout& l, std::byte* grou
   std::byte* panel = group_scales + row / kPanelRows * l.scale_panel_bytes;
   const std::int64_t lane = row % kPanelRows;
   const std::int64_t count = ceil_div(src.k, scale_k(format));
-  if (format == WeightFormat::fp8_block) {
+  if (format == WeightFormat::fp8) {
     for (std::int64_t i = 0; i < count; ++i) {
       const float scale = kFp8ScaleFactor * scale_as_float(src, src_row / 128 * count + i);
       std::memcpy(panel + i * 64 + lane * 4, &scale, 4);
@@ -154,7 +154,7 @@ std::uint64_t dummy_codes(WeightFormat format, std::uint64_t bits, int exponent)
     case WeightFormat::bf16:
       return (bits & 0x807F807F807F807FULL) |
              (static_cast<std::uint64_t>(127 + exponent) << 7) * 0x0001000100010001ULL;
-    case WeightFormat::fp8_block:  // exponent field at most 7: magnitudes below 2, never NaN
+    case WeightFormat::fp8:  // exponent field at most 7: magnitudes below 2, never NaN
       return bits & 0xBFBFBFBFBFBFBFBFULL;
     case WeightFormat::mxfp4:
     case WeightFormat::nvfp4: return bits;
@@ -165,7 +165,7 @@ std::uint64_t dummy_codes(WeightFormat format, std::uint64_t bits, int exponent)
 }  // namespace
 
 std::uint32_t unpack_step(WeightFormat format, const std::byte* step, std::int64_t lane) {
-  if (format == WeightFormat::f16 || format == WeightFormat::fp8_block) {
+  if (format == WeightFormat::f16 || format == WeightFormat::fp8) {
     std::uint16_t lo;
     std::uint16_t hi;
     std::memcpy(&lo, step + lane * 2, 2);
@@ -221,7 +221,7 @@ void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {
     if (scale_k(shape.format) == 0) return;
     std::byte* group_scales = weight.scales.data() + group * weight.scales_group_bytes;
     std::byte* scales = group_scales + panel * l.scale_panel_bytes;
-    if (shape.format == WeightFormat::fp8_block) {
+    if (shape.format == WeightFormat::fp8) {
       const auto scale = kFp8ScaleFactor * static_cast<float>(sigma / kRmsFp8);
       for (std::int64_t i = 0; i < l.scale_panel_bytes / 4; ++i) std::memcpy(scales + i * 4, &scale, 4);
     } else if (shape.format == WeightFormat::mxfp4) {

@@ -20,7 +20,7 @@ Tier make_tier() {
   add_format<DecodeF32>(tier, WeightFormat::f32);
   add_format<DecodeF16>(tier, WeightFormat::f16);
   add_format<DecodeBf16>(tier, WeightFormat::bf16);
-  add_format<DecodeFp8>(tier, WeightFormat::fp8_block);
+  add_format<DecodeFp8>(tier, WeightFormat::fp8);
   add_format<DecodeMxfp4>(tier, WeightFormat::mxfp4);
   add_format<DecodeNvfp4>(tier, WeightFormat::nvfp4);
   tier.dot_block = generic::dot_block<Simd>;

@@ -20,7 +20,7 @@ Tier make_tier() {
   use_pairs<PairsMxfp4>(tier, WeightFormat::mxfp4, true);
   use_pairs<PairsNvfp4>(tier, WeightFormat::nvfp4, true);
   // FP8 decodes by way of float32: for few tokens a conversion to bf16 costs more than it saves.
-  use_pairs<avx512::DecodeFp8>(tier, WeightFormat::fp8_block, false);
+  use_pairs<avx512::DecodeFp8>(tier, WeightFormat::fp8, false);
   return tier;
 }
 
