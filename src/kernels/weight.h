@@ -14,6 +14,7 @@ struct WeightShape {
   std::int64_t num_groups = 1;  // matrices packed one after another
   std::int64_t n = 0;           // output features of one matrix
   std::int64_t k = 0;           // input features
+  quant::Grouping grouping;     // of all matrices alike
 };
 
 struct Weight {
