@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/buffer.h"
-#include "quant/quant_format.h"
+#include "quant/scheme.h"
 
 namespace nibble::kernels {
 
@@ -15,6 +15,8 @@ struct WeightShape {
   std::int64_t n = 0;           // output features of one matrix
   std::int64_t k = 0;           // input features
   quant::Grouping grouping;     // of all matrices alike
+  // What inputs must have gone through before they are multiplied; not a matter of packing.
+  quant::ActivationFormat activations = quant::ActivationFormat::none;
 };
 
 struct Weight {

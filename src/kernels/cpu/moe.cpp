@@ -10,6 +10,7 @@
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/scratch.h"
+#include "quant/activations.h"
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -150,6 +151,12 @@ void fused_moe(const Tier& tier, Exec& exec, const FusedMoeArgs& args) {
     }
   });
 
+  if (down_shape.activations != quant::ActivationFormat::none) {
+    threads.parallel_for(routing.num_assignments, [&](std::int64_t i, int) {
+      float* row = gate_out + i * h_stride;
+      quant::quantize_dequantize(down_shape.activations, row, down_shape.k, row);
+    });
+  }
   TensorView h = make_view(gate_out, DType::f32, {routing.num_assignments, down_shape.k});
   h.stride[0] = h_stride;
   pack_runs(tier, down_k, routing, h, false, h_tiles, threads);

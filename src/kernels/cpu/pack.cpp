@@ -103,12 +103,11 @@ void pack_codes(WeightFormat format, std::byte* panel, std::int64_t lane, const 
 void pack_wide_scales(const WeightShape& shape, const PanelLayout& l, std::byte* panel, std::int64_t lane,
                       const quant::MatrixView& src, std::int64_t src_row) {
   const std::int64_t groups = src.num_groups();
-  const std::int64_t group_n = src.group_n != 0 ? src.group_n : quant::format_row(src.format).group_n;
   const float factor = shape.format == WeightFormat::fp8 ? kFp8ScaleFactor : 1.0F;
   const bool has_zeros = l.scale_bytes > kPanelRows * 4;
   for (std::int64_t g = 0; g < groups; ++g) {
     const float scale =
-        factor * quant::load_scale(src.scales, src.scale_dtype, src_row / group_n * groups + g);
+        factor * quant::load_scale(src.scales, src.scale_dtype, src_row / src.rows_per_scale() * groups + g);
     std::byte* vector = panel + g * l.scale_bytes;
     std::memcpy(vector + lane * 4, &scale, 4);
     if (has_zeros) {
