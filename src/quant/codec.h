@@ -25,7 +25,7 @@ struct Codec {
 extern const Codec kF32Codec;
 extern const Codec kF16Codec;
 extern const Codec kBf16Codec;
-extern const Codec kFp8BlockCodec;
+extern const Codec kFp8Codec;
 extern const Codec kMxfp4Codec;
 extern const Codec kNvfp4Codec;
 extern const Codec kInt8Codec;

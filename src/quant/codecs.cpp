@@ -6,7 +6,8 @@
 namespace nibble::quant {
 namespace {
 
-const std::array kCodecs = {&kF32Codec, &kF16Codec, &kBf16Codec, &kFp8BlockCodec, &kMxfp4Codec, &kNvfp4Codec};
+const std::array kCodecs = {&kF32Codec,   &kF16Codec,   &kBf16Codec, &kFp8Codec,
+                            &kMxfp4Codec, &kNvfp4Codec, &kInt8Codec, &kInt4Codec};
 
 }  // namespace
 

@@ -15,7 +15,7 @@ TEST(QuantFormat, EveryRowIsFoundByFormatAndByName) {
     EXPECT_EQ(format_name(row.format), row.name);
     EXPECT_TRUE(names.insert(row.name).second) << row.name << " twice";
   }
-  EXPECT_EQ(names.size(), 6U);
+  EXPECT_EQ(names.size(), kNumFormats);
   EXPECT_FALSE(format_from_name("q4_k").has_value());
   EXPECT_FALSE(format_from_name("").has_value());
 }
