@@ -205,18 +205,20 @@ bool same_treatment(const kernels::WeightShape& a, const kernels::WeightShape& b
   return a.format == b.format && a.grouping == b.grouping && a.activations == b.activations;
 }
 
-Status check_divides(const Checkpoint& checkpoint, const WeightSpec& spec, const kernels::WeightShape& shape) {
+Status check_divides(const Checkpoint& checkpoint, const WeightSpec& spec,
+                     const kernels::WeightShape& shape) {
   const quant::FormatRow& row = quant::format_row(shape.format);
   const std::int64_t unit = row.any_group || row.group_k == 0 ? row.codes_per_byte_group : row.group_k;
   if (spec.k % unit == 0) return {};
-  return unsupported(fmt::format("{}: {} has {} inputs, which {} cannot hold: it needs a multiple of {}; exclude "
-                                 "the module or choose another scheme",
-                                 printable(checkpoint.dir().native(), 1024), quote(spec.name), spec.k, row.name,
-                                 unit));
+  return unsupported(
+      fmt::format("{}: {} has {} inputs, which {} cannot hold: it needs a multiple of {}; exclude "
+                  "the module or choose another scheme",
+                  printable(checkpoint.dir().native(), 1024), quote(spec.name), spec.k, row.name, unit));
 }
 
 // Gives every weight the format of the tensors that fill it, or the one asked for.
-Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindings, const QuantConfig& quant) {
+Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindings,
+                      const QuantConfig& quant) {
   std::unordered_map<const kernels::Weight*, const Binding*> first;
   for (Binding& binding : bindings) {
     if (!binding.spec->is_matrix()) continue;

@@ -80,8 +80,8 @@ class BatchPacker {
   void run(const PackTask& task) {
     const quant::MatrixView& matrix = task.binding->matrix;
     const std::int64_t src_row = task.block->src_row + task.begin;
-    const std::int64_t begin = matrix.rows_per_scale() >= matrix.n ? src_row
-                                                                     : round_down(src_row, matrix.rows_per_scale());
+    const std::int64_t begin =
+        matrix.rows_per_scale() >= matrix.n ? src_row : round_down(src_row, matrix.rows_per_scale());
     thread_local quant::RowBuffer buffer;
     const quant::MatrixView window = quant::canonical_rows(matrix, begin, src_row + task.rows, buffer);
     if (!quant::check_finite(window, "").ok()) return report(*task.binding);

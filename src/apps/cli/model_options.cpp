@@ -52,14 +52,14 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                    "config.json for dummy weights; MODEL/config.json if not given");
   options.add_text("--quantization", model.llm.quantization, "SCHEME",
                    "Scheme of the projections, made while loading if the checkpoint stores another: auto, " +
-                         scheme_list());
+                       scheme_list());
   options.add_text("--attn", model.llm.attn_quantization, "SCHEME",
                    "Scheme of attention, in place of --quantization");
   options.add_text("--mlp", model.llm.mlp_quantization, "SCHEME", "Scheme of dense and shared MLPs");
   options.add_text("--experts", model.llm.experts_quantization, "SCHEME", "Scheme of routed experts");
   options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding, head and router");
   options.add_repeatable("--exclude", model.llm.quantization_exclude, "MODULE",
-                      "Module or glob that stays as stored; may be given several times");
+                         "Module or glob that stays as stored; may be given several times");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,
                       "Use fewer layers (dummy weights only)");
   options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512", "avx512_f32", "avx512_bf16"},
