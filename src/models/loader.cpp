@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/quote.h"
+#include "formats/mapped_file.h"
 
 namespace nibble::models {
 namespace {
@@ -14,12 +15,20 @@ namespace {
 using formats::Checkpoint;
 using formats::TensorInfo;
 
-// Tensors are handed to the threads in batches of about this size: large enough that small experts
-// keep all threads busy, small enough to bound what is mapped at a time.
-constexpr std::size_t kBatchBytes = std::size_t{32} << 20;
+// Tensors are handed to the threads in batches of about this size a thread: large enough that waiting
+// for the last task of a batch costs little, small enough for progress to move.
+constexpr std::size_t kBatchBytesPerThread = std::size_t{32} << 20;
+constexpr std::size_t kMaxBatchBytes = std::size_t{512} << 20;
 
-// Rows per task: a multiple of the packers' 16 rows and of FP8's 128-row scale blocks.
-constexpr std::int64_t kTaskRows = 128;
+// Source bytes per task, about: the size of a huge page, since threads that first write to the same one
+// at the same time each clear it.
+constexpr std::int64_t kTaskBytes = std::int64_t{2} << 20;
+// Rows of a task are a multiple of FP8's 128-row scale blocks.
+constexpr std::int64_t kTaskRowUnit = 128;
+
+// Rows that are checked, then packed: the check, which reads them in file order, leaves them in the
+// cache for the packer, which reads 16 rows side by side.
+constexpr std::int64_t kStripRows = 16;
 
 // Rows of one tensor that one thread checks and packs.
 struct PackTask {
@@ -29,19 +38,12 @@ struct PackTask {
   std::int64_t rows;
 };
 
-std::int64_t round_down(std::int64_t a, std::int64_t to) { return a / to * to; }
+std::int64_t row_bytes(const quant::MatrixView& matrix) {
+  return matrix.k * quant::format_row(matrix.format).bits / 8;
+}
 
-// Rows [begin, end) of a matrix; begin is a multiple of the rows that share a scale.
-quant::MatrixView row_window(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end) {
-  const quant::FormatRow& format = quant::format_row(matrix.format);
-  quant::MatrixView window = matrix;
-  window.n = end - begin;
-  window.codes += begin * (matrix.k * format.bits / 8);
-  if (format.group_k > 0) {
-    const std::int64_t scales_per_row = (matrix.k + format.group_k - 1) / format.group_k;
-    window.scales += begin / format.group_n * scales_per_row * dtype_bits(matrix.scale_dtype) / 8;
-  }
-  return window;
+std::int64_t task_rows(const quant::MatrixView& matrix) {
+  return (kTaskBytes / std::max<std::int64_t>(1, row_bytes(matrix)) / kTaskRowUnit + 1) * kTaskRowUnit;
 }
 
 std::string tensor_name(const Checkpoint& checkpoint, const Binding& binding) {
@@ -70,8 +72,9 @@ class BatchPacker {
         continue;
       }
       for (const RowBlock& block : binding->spec->blocks) {
-        for (std::int64_t begin = 0; begin < block.rows; begin += kTaskRows) {
-          tasks_.push_back({binding, &block, begin, std::min(kTaskRows, block.rows - begin)});
+        const std::int64_t rows = task_rows(binding->matrix);
+        for (std::int64_t begin = 0; begin < block.rows; begin += rows) {
+          tasks_.push_back({binding, &block, begin, std::min(rows, block.rows - begin)});
         }
       }
     }
@@ -86,16 +89,20 @@ class BatchPacker {
  private:
   void run(const PackTask& task) {
     const quant::MatrixView& matrix = task.binding->matrix;
+    const std::int64_t row = task.block->row + task.begin;
     const std::int64_t src_row = task.block->src_row + task.begin;
-    const std::int64_t begin = round_down(src_row, quant::format_row(matrix.format).group_n);
-    const quant::MatrixView window = row_window(matrix, begin, src_row + task.rows);
-    if (!quant::check_finite(window, "").ok()) {
-      const std::lock_guard lock(mutex_);
-      if (bad_ == nullptr || task.binding < bad_) bad_ = task.binding;
-      return;
+    for (std::int64_t done = 0; done < task.rows;) {
+      const std::int64_t count = std::min(kStripRows - (row + done) % kStripRows, task.rows - done);
+      if (!quant::check_finite(matrix, src_row + done, src_row + done + count, "").ok()) {
+        const std::lock_guard lock(mutex_);
+        if (bad_ == nullptr || task.binding < bad_) bad_ = task.binding;
+        return;
+      }
+      device_.pack_rows(*task.block->weight, task.block->group, row + done, matrix, src_row + done, count);
+      done += count;
     }
-    device_.pack_rows(*task.block->weight, task.block->group, task.block->row + task.begin, matrix, src_row,
-                      task.rows);
+    const std::int64_t bytes = row_bytes(matrix);
+    formats::advise_done({matrix.codes + src_row * bytes, static_cast<std::size_t>(task.rows * bytes)});
   }
 
   Status read_parameter(const Binding& binding) {
@@ -128,10 +135,10 @@ std::vector<const Binding*> in_file_order(const BoundCheckpoint& bound) {
 }
 
 // The end of the batch that begins at `begin`.
-std::size_t batch_end(const std::vector<const Binding*>& order, std::size_t begin) {
+std::size_t batch_end(const std::vector<const Binding*>& order, std::size_t begin, std::size_t batch_bytes) {
   std::size_t bytes = 0;
   std::size_t end = begin;
-  while (end < order.size() && bytes < kBatchBytes) bytes += source_bytes(*order[end++]);
+  while (end < order.size() && bytes < batch_bytes) bytes += source_bytes(*order[end++]);
   return end;
 }
 
@@ -148,14 +155,14 @@ Status allocate_weights(const std::vector<WeightSpec>& specs, kernels::Device& d
   const std::vector<WeightEntry> entries = distinct_weights(specs);
   std::size_t total = 0;
   for (const WeightEntry& entry : entries) total += device.weight_bytes(entry.weight->shape);
-  for (const WeightEntry& entry : entries) {
-    auto weight = device.allocate_weight(entry.weight->shape);
-    if (!weight.ok()) {
-      return std::move(weight).error().with_context(
-          fmt::format("the packed weights take {:.1f} MiB in all", static_cast<double>(total) / (1 << 20)));
-    }
-    *entry.weight = std::move(weight).value();
+  std::vector<kernels::WeightShape> shapes;
+  for (const WeightEntry& entry : entries) shapes.push_back(entry.weight->shape);
+  auto weights = device.allocate_weights(shapes);
+  if (!weights.ok()) {
+    return std::move(weights).error().with_context(
+        fmt::format("the packed weights take {:.1f} MiB in all", static_cast<double>(total) / (1 << 20)));
   }
+  for (std::size_t i = 0; i < entries.size(); ++i) *entries[i].weight = std::move(weights.value()[i]);
   return {};
 }
 
@@ -167,16 +174,19 @@ Status stream_weights(const Checkpoint& checkpoint, const BoundCheckpoint& bound
   const auto prefetch = [&](const TensorInfo& tensor) { checkpoint.prefetch(tensor); };
   const auto release = [&](const TensorInfo& tensor) { checkpoint.release(tensor); };
 
+  const auto num_threads = static_cast<std::size_t>(device.exec().threads().num_threads());
+  const std::size_t batch_bytes = std::min(num_threads * kBatchBytesPerThread, kMaxBatchBytes);
+
   BatchPacker packer(checkpoint, device);
   std::uint64_t done = 0;
-  std::size_t end = batch_end(order, 0);
+  std::size_t end = batch_end(order, 0, batch_bytes);
   for_each_tensor(std::span(order).subspan(0, end), prefetch);
   for (std::size_t begin = 0; begin < order.size();) {
     if (progress && !progress("load weights", done, total, "bytes")) {
       return Error{ErrorCode::interrupted, "loading was interrupted"};
     }
     const auto batch = std::span(order).subspan(begin, end - begin);
-    const std::size_t next_end = batch_end(order, end);
+    const std::size_t next_end = batch_end(order, end, batch_bytes);
     for_each_tensor(std::span(order).subspan(end, next_end - end), prefetch);
     NIB_TRY_STATUS(packer.pack(batch));
     for_each_tensor(batch, release);

@@ -37,7 +37,19 @@ std::uint32_t join_nibbles(std::uint32_t x) {
   return lo | (hi << 4);
 }
 
-// Writes one step: words[lane] is each row's next 32 bits.
+StepShuffle code_shuffle(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::f32:
+    case WeightFormat::bf16: return StepShuffle::keep;
+    case WeightFormat::f16:
+    case WeightFormat::fp8_block: return StepShuffle::split_words;
+    case WeightFormat::mxfp4:
+    case WeightFormat::nvfp4: return StepShuffle::split_nibbles;
+  }
+  return StepShuffle::keep;
+}
+
+// Writes one step of codes: words[lane] is each row's next 32 bits.
 void store_step(WeightFormat format, const Step& words, std::byte* step) {
   switch (format) {
     case WeightFormat::f32:
@@ -75,22 +87,18 @@ std::uint32_t load_word(const std::byte* row, std::int64_t s, std::int64_t bytes
 }
 
 // Lanes [lane, lane + rows) of one panel's codes from consecutive source rows.
-void pack_codes(WeightFormat format, std::byte* panel, std::int64_t lane, const std::byte* src,
-                std::int64_t bytes, std::int64_t rows) {
-  const std::int64_t whole_steps = bytes / 4;
-  const std::int64_t steps = ceil_div(bytes, 4);
+void pack_codes(WeightFormat format, const PanelSource& source, std::int64_t lane, std::int64_t rows,
+                std::byte* panel, PackPanel pack_panel) {
+  const std::int64_t bytes = source.row_bytes;
+  const bool whole = rows == kPanelRows && pack_panel != nullptr;
+  const std::int64_t packed = whole ? pack_panel(code_shuffle(format), source, panel) : 0;
   Step words;
-  for (std::int64_t s = 0; s < steps; ++s) {
+  for (std::int64_t s = packed; s < ceil_div(bytes, 4); ++s) {
     std::byte* step = panel + s * kStepBytes;
-    if (rows == kPanelRows && s < whole_steps) {
-      for (std::int64_t r = 0; r < kPanelRows; ++r)
-        std::memcpy(&words[static_cast<std::size_t>(r)], src + r * bytes + s * 4, 4);
-    } else {
-      for (std::int64_t r = 0; r < kPanelRows; ++r) {
-        words[static_cast<std::size_t>(r)] = r >= lane && r < lane + rows
-                                                 ? load_word(src + (r - lane) * bytes, s, bytes)
-                                                 : unpack_step(format, step, r);
-      }
+    for (std::int64_t r = 0; r < kPanelRows; ++r) {
+      words[static_cast<std::size_t>(r)] = r >= lane && r < lane + rows
+                                               ? load_word(source.rows + (r - lane) * bytes, s, bytes)
+                                               : unpack_step(format, step, r);
     }
     store_step(format, words, step);
   }
@@ -114,24 +122,35 @@ float scale_as_float(const quant::MatrixView& src, std::int64_t index) {
   return 0.0F;
 }
 
-// Scales of one row into its lane.
-void pack_row_scales(const Weight& weight, const PanelLayout& l, std::byte* group_scales, std::int64_t row,
-                     const quant::MatrixView& src, std::int64_t src_row) {
-  const WeightFormat format = weight.shape.format;
-  std::byte* panel = group_scales + row / kPanelRows * l.scale_panel_bytes;
-  const std::int64_t lane = row % kPanelRows;
-  const std::int64_t count = ceil_div(src.k, scale_k(format));
-  if (format == WeightFormat::fp8_block) {
+// FP8 scales of source rows [src_row, src_row + rows) into lanes [lane, ...) of a panel's scales.
+void pack_fp8_scales(const quant::MatrixView& src, std::int64_t src_row, std::int64_t rows, std::int64_t lane,
+                     std::byte* panel) {
+  constexpr std::int64_t kBlockRows = 128;
+  const std::int64_t count = ceil_div(src.k, scale_k(src.format));
+  for (std::int64_t begin = src_row; begin < src_row + rows;) {
+    const std::int64_t block_row = begin / kBlockRows;
+    const std::int64_t end = std::min((block_row + 1) * kBlockRows, src_row + rows);
     for (std::int64_t i = 0; i < count; ++i) {
-      const float scale = kFp8ScaleFactor * scale_as_float(src, src_row / 128 * count + i);
-      std::memcpy(panel + i * 64 + lane * 4, &scale, 4);
+      const float scale = kFp8ScaleFactor * scale_as_float(src, block_row * count + i);
+      for (std::int64_t r = begin; r < end; ++r) {
+        std::memcpy(panel + i * 64 + (lane + r - src_row) * 4, &scale, 4);
+      }
     }
-    return;
+    begin = end;
   }
-  const std::byte* row_scales = src.scales + src_row * count;
-  for (std::int64_t i = 0; i < count; ++i) panel[i * kPanelRows + lane] = row_scales[i];
-  if (format == WeightFormat::nvfp4) {
-    std::memcpy(group_scales + l.globals_offset + row * 4, &src.global_scale, 4);
+}
+
+// FP4 scales, a byte for every group of a row, likewise.
+void pack_fp4_scales(const quant::MatrixView& src, std::int64_t src_row, std::int64_t rows, std::int64_t lane,
+                     std::byte* panel, PackPanel pack_panel) {
+  const std::int64_t count = src.k / scale_k(src.format);
+  const PanelSource source{.rows = src.scales + src_row * count, .row_bytes = count};
+  const bool whole = rows == kPanelRows && pack_panel != nullptr;
+  const std::int64_t packed = whole ? 4 * pack_panel(StepShuffle::split_bytes, source, panel) : 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = packed; i < count; ++i) {
+      panel[i * kPanelRows + lane + r] = source.rows[r * count + i];
+    }
   }
 }
 
@@ -178,7 +197,7 @@ std::uint32_t unpack_step(WeightFormat format, const std::byte* step, std::int64
 }
 
 void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
-               std::int64_t src_row, std::int64_t rows) {
+               std::int64_t src_row, std::int64_t rows, PackPanel pack_panel) {
   const WeightShape& shape = weight.shape;
   NIB_CHECK(src.format == shape.format && src.k == shape.k, "packing {} k={} into {} k={}",
             format_name(src.format), src.k, format_name(shape.format), shape.k);
@@ -190,14 +209,23 @@ void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant
   std::byte* group_scales = weight.scales.data() + group * weight.scales_group_bytes;
   const std::int64_t bytes = row_bytes(shape.format, src.k);
   for (std::int64_t done = 0; done < rows;) {
+    const std::int64_t panel_idx = (row + done) / kPanelRows;
     const std::int64_t lane = (row + done) % kPanelRows;
     const std::int64_t count = std::min(kPanelRows - lane, rows - done);
-    pack_codes(shape.format, group_codes + (row + done) / kPanelRows * l.panel_bytes, lane,
-               src.codes + (src_row + done) * bytes, bytes, count);
+    const PanelSource source{.rows = src.codes + (src_row + done) * bytes, .row_bytes = bytes};
+    pack_codes(shape.format, source, lane, count, group_codes + panel_idx * l.panel_bytes, pack_panel);
+    std::byte* scales = group_scales + panel_idx * l.scale_panel_bytes;
+    if (shape.format == WeightFormat::fp8_block) {
+      pack_fp8_scales(src, src_row + done, count, lane, scales);
+    } else if (scale_k(shape.format) != 0) {
+      pack_fp4_scales(src, src_row + done, count, lane, scales, pack_panel);
+    }
     done += count;
   }
-  if (scale_k(shape.format) == 0) return;
-  for (std::int64_t r = 0; r < rows; ++r) pack_row_scales(weight, l, group_scales, row + r, src, src_row + r);
+  if (shape.format != WeightFormat::nvfp4) return;
+  for (std::int64_t r = row; r < row + rows; ++r) {
+    std::memcpy(group_scales + l.globals_offset + r * 4, &src.global_scale, 4);
+  }
 }
 
 void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {
