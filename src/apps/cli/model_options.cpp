@@ -97,7 +97,12 @@ Result<std::unique_ptr<Llm>> load_model(const LlmOptions& options, const CommonO
 
 std::string model_name(const LlmOptions& options) {
   std::filesystem::path path = options.model;
-  if (path.empty()) path = std::filesystem::absolute(options.config).parent_path();
+  if (path.empty()) {
+    // A published model is known by its directory; a config file of another name by its own.
+    const std::filesystem::path config = std::filesystem::absolute(options.config);
+    if (config.filename() != "config.json") return config.stem().string();
+    path = config.parent_path();
+  }
   path = path.lexically_normal();
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
