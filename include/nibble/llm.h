@@ -35,6 +35,9 @@ struct LlmOptions {
   std::string experts_quantization;
   std::string other_quantization;                 // embedding, head, router; empty = as stored
   std::vector<std::string> quantization_exclude;  // modules or globs that stay as stored
+  // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
+  // plain rule (faster).
+  bool search_scales = true;
   std::int32_t num_hidden_layers = 0;             // > 0 shortens the model (dummy weights only)
   std::string device = "auto";                    // auto, cpu, cuda
   std::string isa;                                // empty = the environment's NIBBLE_ISA, else the best tier

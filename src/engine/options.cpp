@@ -63,6 +63,7 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options) {
                                        .mlp = options.mlp_quantization,
                                        .experts = options.experts_quantization,
                                        .other = options.other_quantization,
+                                       .search_scales = options.search_scales,
                                        .exclude = options.quantization_exclude},
                              .num_hidden_layers = options.num_hidden_layers,
                              .cache_dtype = cache_dtype};

@@ -37,6 +37,7 @@ struct Shaped {
   std::unique_ptr<std::vector<WeightSpec>> specs;  // bindings point into it
   std::optional<formats::Checkpoint> checkpoint;
   BoundCheckpoint bound;
+  quant::ScaleRule scales = quant::ScaleRule::searched;
 };
 
 ModelOptions model_options(const LoadOptions& options) {
@@ -140,13 +141,14 @@ Result<Shaped> shape_model(const LoadOptions& options) {
   return Shaped{.model = std::move(shape.model),
                 .specs = std::move(shape.specs),
                 .checkpoint = std::move(shape.checkpoint),
-                .bound = std::move(shape.bound)};
+                .bound = std::move(shape.bound),
+                .scales = options.quant.search_scales ? quant::ScaleRule::searched : quant::ScaleRule::plain};
 }
 
 Status fill(Shaped& shaped, kernels::Device& device, const ProgressCallback& progress) {
   NIB_TRY_STATUS(allocate_weights(*shaped.specs, device));
   if (shaped.checkpoint) {
-    NIB_TRY_STATUS(stream_weights(*shaped.checkpoint, shaped.bound, device, progress));
+    NIB_TRY_STATUS(stream_weights(*shaped.checkpoint, shaped.bound, device, shaped.scales, progress));
   } else {
     fill_dummy(*shaped.specs, device);
   }

@@ -56,6 +56,16 @@ class Bench(unittest.TestCase):
         self.assertEqual(len(header.split(",")), 23)
         self.assertGreaterEqual(len(row.split(",")), 23)
 
+    def test_the_model_of_a_config_file_is_named_after_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = pathlib.Path(folder) / "some-shape.json"
+            config.write_bytes(CONFIG.read_bytes())
+            (got,) = json.loads(self.bench("decode", "--load-format", "dummy", "--config", config, "-n", "1", "-r", "1",
+                                           "--json"))
+            self.assertEqual(got["model"], "some-shape")
+        (got,) = json.loads(self.bench("decode", *DUMMY, "-n", "1", "-r", "1", "--json"))
+        self.assertEqual(got["model"], "v2lite-tiny")
+
     def test_a_context_that_is_too_short(self):
         answer = nibble.run("bench", "decode", *DUMMY, "-n", "20", "--max-model-len", "8", "-r", "1")
         self.assertEqual(answer.code, 2, answer)

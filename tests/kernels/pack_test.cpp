@@ -1,12 +1,14 @@
 // Packed weights hold exactly the weights of their source, whatever rows were packed in whichever pieces.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "kernels/cpu/layout.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
 #include "tests/kernels/matrices.h"
+#include "tests/kernels/tiers.h"
 #include "tests/support/compare.h"
 
 namespace nibble::kernels::testing {
@@ -98,6 +100,33 @@ TEST(Pack, PiecesOfSeveralSources) {
     }
     expect_rows(*weight, 0, 0, *upper, 0, kRows);
     expect_rows(*weight, 0, kRows, *lower, 0, kRows);
+  }
+}
+
+// Every tier's vector code packs the very bytes that scalar code does: rows shorter and longer than its
+// vectors with tails of all lengths, whole panels and parts of panels.
+TEST(Pack, EveryTierPacksTheSameBytes) {
+  Random random(4);
+  for (const auto& row : quant::formats()) {
+    const std::int64_t unit = row.group_k > 1 && row.group_n == 1 ? row.group_k : 1;
+    for (const std::int64_t k : {unit, 7 * unit, 33 * unit, 70 * unit, 129 * unit}) {
+      const auto source = random_matrix(random, row.format, 91, k);
+      const auto packed_by = [&](Device& device) {
+        Result<Weight> weight =
+            device.allocate_weight({.format = row.format, .num_groups = 1, .n = 88, .k = k});
+        EXPECT_TRUE(weight.ok());
+        device.pack_rows(*weight, 0, 0, source->view, 3, 37);    // two panels and part of the third
+        device.pack_rows(*weight, 0, 37, source->view, 40, 51);  // the rest of it, two panels, and a part
+        return std::move(weight).value();
+      };
+      const Weight expected = packed_by(any_device());
+      for (const TierCase& tier : available_tiers()) {
+        SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " by " << tier.name);
+        const Weight packed = packed_by(device_of(tier));
+        EXPECT_TRUE(std::ranges::equal(packed.codes.bytes(), expected.codes.bytes()));
+        EXPECT_TRUE(std::ranges::equal(packed.scales.bytes(), expected.scales.bytes()));
+      }
+    }
   }
 }
 

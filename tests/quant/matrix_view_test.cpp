@@ -213,6 +213,18 @@ TEST(CheckFinite, NamesTheWeight) {
                                             HasSubstr("column 3"), HasSubstr("inf")));
 }
 
+TEST(CheckFinite, LooksAtTheRowsItIsGiven) {
+  std::vector<float> values(12, 1.0F);
+  values[7] = std::numeric_limits<float>::infinity();
+  const MatrixView m{.format = WeightFormat::f32, .n = 3, .k = 4, .codes = bytes_of(values)};
+  EXPECT_TRUE(check_finite(m, 0, 1, "w").ok());
+  EXPECT_TRUE(check_finite(m, 2, 3, "w").ok());
+  const Status status = check_finite(m, 1, 2, "w");
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, HasSubstr("row 1"));  // of the matrix, not of those looked at
+  EXPECT_THROW((void)check_finite(m, 1, 4, "w"), InternalError);
+}
+
 TEST(CheckFinite, SixteenBitFormats) {
   std::vector<std::uint16_t> codes(100, 0x3C00);
   const MatrixView f16{.format = WeightFormat::f16, .n = 4, .k = 25, .codes = bytes_of(codes)};

@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/cpu_info.h"
 #include "kernels/cpu/layout.h"
+#include "kernels/cpu/pack.h"
 
 namespace nibble::kernels::cpu {
 
@@ -148,6 +150,10 @@ struct Tier {
   // y = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, float* y, std::int64_t n) = nullptr;
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::int64_t d) = nullptr;
+  PackPanel pack_panel = nullptr;
 };
+
+// The tier of an instruction set; null for scalar.
+const Tier* find_tier(CpuIsa isa);
 
 }  // namespace nibble::kernels::cpu

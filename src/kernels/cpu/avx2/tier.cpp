@@ -1,6 +1,7 @@
 #include "kernels/cpu/avx2/tier.h"
 
 #include "kernels/cpu/avx2/instances.h"
+#include "kernels/cpu/avx2/pack.h"
 #include "kernels/cpu/generic/attention.h"
 #include "kernels/cpu/generic/elementwise.h"
 
@@ -32,6 +33,7 @@ Tier make_tier() {
   tier.weighted_sum = generic::weighted_sum<Simd>;
   tier.exp_sum = generic::exp_sum<Simd>;
   tier.silu_mul = generic::silu_mul<Simd>;
+  tier.pack_panel = pack_panel;
   tier.rms_norm = generic::rms_norm<Simd>;
   return tier;
 }
