@@ -75,4 +75,14 @@ struct MemoryPlan {
 // Memory and kernel plan from headers (or, with dummy weights, from the config) only.
 Result<MemoryPlan> plan_model(const LlmOptions& options);
 
+// A quantisation scheme weights can run in: --quantization, --experts, ...
+struct SchemeInfo {
+  std::string name;                  // "fp8_w8a8"
+  std::vector<std::string> aliases;  // other accepted names
+  std::string weights;               // "fp8"
+  std::string activations;           // "a16": not quantised; "fp8", "int8"
+  std::string summary;
+};
+std::vector<SchemeInfo> quantization_schemes();
+
 }  // namespace nibble

@@ -23,14 +23,22 @@
 namespace nibble {
 
 struct LlmOptions {
-  std::filesystem::path model;         // checkpoint directory; may be empty with dummy weights
-  std::filesystem::path config;        // config.json for dummy weights; default: model / config.json
-  bool dummy_weights = false;          // --load-format dummy
-  std::string quantization = "auto";   // dummy weights: bf16, fp8, mxfp4, nvfp4; real ones: auto
-  std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
-  std::string device = "auto";         // auto, cpu, cuda
-  std::string isa;                     // empty = the environment's NIBBLE_ISA, else the best tier
-  int num_threads = 0;                 // 0 = all cores
+  std::filesystem::path model;   // checkpoint directory; may be empty with dummy weights
+  std::filesystem::path config;  // config.json for dummy weights; default: model / config.json
+  bool dummy_weights = false;    // --load-format dummy
+  // Scheme of the projections of attention, dense MLPs and experts: a name of quantization_schemes(), or
+  // auto: as the checkpoint stores them (dummy weights: as config.json says). Another format than the stored
+  // one is made while loading. The fields below choose by kind of layer; empty = `quantization`.
+  std::string quantization = "auto";
+  std::string attn_quantization;
+  std::string mlp_quantization;
+  std::string experts_quantization;
+  std::string other_quantization;                 // embedding, head, router; empty = as stored
+  std::vector<std::string> quantization_exclude;  // modules or globs that stay as stored
+  std::int32_t num_hidden_layers = 0;             // > 0 shortens the model (dummy weights only)
+  std::string device = "auto";                    // auto, cpu, cuda
+  std::string isa;                                // empty = the environment's NIBBLE_ISA, else the best tier
+  int num_threads = 0;                            // 0 = all cores
   // Tokens of a sequence, prompt and reply. 0 = the model's max_position_embeddings, halved until cache
   // and scratch of one sequence take at most half of the memory that the weights leave.
   std::int32_t max_model_len = 0;

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <string_view>
 
@@ -39,19 +37,6 @@ Result<DType> parse_cache_dtype(std::string_view name) {
   return bad_input(fmt::format("kv_cache_dtype '{}' is unknown; use auto, f32 or bf16", name));
 }
 
-Status check_quantization(const LlmOptions& options) {
-  constexpr std::array<std::string_view, 5> kNames{"auto", "bf16", "fp8", "mxfp4", "nvfp4"};
-  if (std::find(kNames.begin(), kNames.end(), options.quantization) == kNames.end()) {
-    return bad_input(fmt::format("quantization '{}' is unknown; use auto, bf16, fp8, mxfp4 or nvfp4",
-                                 options.quantization));
-  }
-  if (options.dummy_weights || options.quantization == "auto") return {};
-  return unsupported(
-      fmt::format("quantization '{}' of a checkpoint's own weights is not supported yet: they run in the "
-                  "format they are stored in (--quantization auto); only dummy weights take a format",
-                  options.quantization));
-}
-
 Result<models::LoadOptions> parse_load(const LlmOptions& options) {
   if (options.model.empty() && !(options.dummy_weights && !options.config.empty())) {
     return bad_input(options.dummy_weights
@@ -69,12 +54,16 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options) {
   if (options.num_hidden_layers > 0 && !options.dummy_weights) {
     return bad_input("num_hidden_layers shortens a model with dummy weights only (--load-format dummy)");
   }
-  NIB_TRY_STATUS(check_quantization(options));
   NIB_TRY(const DType cache_dtype, parse_cache_dtype(options.kv_cache_dtype));
   return models::LoadOptions{.dir = options.model,
                              .config = options.config,
                              .dummy = options.dummy_weights,
-                             .dummy_quantization = options.quantization,
+                             .quant = {.quantization = options.quantization,
+                                       .attn = options.attn_quantization,
+                                       .mlp = options.mlp_quantization,
+                                       .experts = options.experts_quantization,
+                                       .other = options.other_quantization,
+                                       .exclude = options.quantization_exclude},
                              .num_hidden_layers = options.num_hidden_layers,
                              .cache_dtype = cache_dtype};
 }

@@ -320,12 +320,17 @@ Status read_quantization_side_files(const fs::path& dir, HfConfig& config) {
     NIB_TRY(config.quantization, parse_hf_quant_config(ConfigFields(file.json, file.where)));
     return {};
   }
-  for (const std::string_view name : {"quantize_config.json", "quant_config.json"}) {
-    if (!fs::exists(dir / name, ignored)) continue;
-    return unsupported(
-        fmt::format("{}: GPTQ and AWQ checkpoints are not supported; supported formats: bf16, f16, "
-                    "f32, fp8 (128x128 blocks), NVFP4 (ModelOpt), MXFP4",
-                    printable((dir / name).native(), 1024)));
+  struct SideFile {
+    std::string_view name;
+    std::string_view method;
+  };
+  for (const SideFile& side :
+       {SideFile{"quantize_config.json", "gptq"}, SideFile{"quant_config.json", "awq"}}) {
+    if (!fs::exists(dir / side.name, ignored)) continue;
+    NIB_TRY(const SmallJson file, read_object(dir / side.name));
+    NIB_TRY(config.quantization,
+            parse_quantization_side_file(side.method, ConfigFields(file.json, file.where)));
+    return {};
   }
   return {};
 }
@@ -360,8 +365,7 @@ Result<HfConfig> load_hf_config(const fs::path& config_json) {
   if (fs::exists(dir / "generation_config.json", ignored)) {
     NIB_TRY_STATUS(read_generation_config(dir / "generation_config.json", config));
   }
-  if (config.quantization.method == QuantMethod::none)
-    NIB_TRY_STATUS(read_quantization_side_files(dir, config));
+  if (config.quantization.is_none()) NIB_TRY_STATUS(read_quantization_side_files(dir, config));
   return config;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "nibble/result.h"
+#include "quant/matrix_view.h"
 
 namespace nibble::formats {
 
@@ -24,14 +25,24 @@ struct RopeScaling {
   bool operator==(const RopeScaling&) const = default;
 };
 
-enum class QuantMethod : std::uint8_t { none, fp8, modelopt_nvfp4, mxfp4 };
+// How integer weights are grouped, as the configuration says; tensors do not tell.
+struct IntegerScheme {
+  int bits = 4;
+  std::int64_t group_size = -1;  // weights along k that share a scale; -1 = the whole row
+  bool symmetric = true;
+  bool act_order = false;  // channels were quantised in another order than they are stored: g_idx counts
+};
 
+// quantization_config: what the checkpoint claims to hold.
 struct QuantizationConfig {
-  QuantMethod method = QuantMethod::none;
-  std::string description = "none";  // as config.json says it, for messages
-  std::int64_t block_n = 0;          // fp8: weight_block_size
-  std::int64_t block_k = 0;
-  std::vector<std::string> ignore;  // module names or globs left unquantised
+  std::string method = "none";               // quant_method
+  std::string description = "none";          // for messages: "gptq, 4 bits, groups of 128"
+  std::vector<quant::WeightFormat> formats;  // quantised linears may be in these, besides unquantised ones
+  std::vector<IntegerScheme> integers;       // for int4 and int8
+  quant::MatrixLayout layout = quant::MatrixLayout::rows;  // of qweight: gptq, gptq_v2, awq
+  std::vector<std::string> ignore;                         // module names or globs left unquantised
+
+  [[nodiscard]] bool is_none() const noexcept { return method == "none"; }
 };
 
 struct HfConfig {

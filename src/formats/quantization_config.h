@@ -1,4 +1,4 @@
-// quantization_config of config.json and its older side files: which number format the checkpoint
+// quantization_config of config.json and its older side files: which number formats the checkpoint
 // claims. The tensors decide (matrix_source.cpp); the claim is compared with them.
 #pragma once
 
@@ -13,5 +13,9 @@ Result<QuantizationConfig> parse_quantization_config(ConfigFields fields);
 
 // `fields`: the top level of ModelOpt's hf_quant_config.json.
 Result<QuantizationConfig> parse_hf_quant_config(ConfigFields fields);
+
+// `fields`: the top level of a side file that holds one method's fields: GPTQ's quantize_config.json
+// ("gptq"), AWQ's quant_config.json ("awq").
+Result<QuantizationConfig> parse_quantization_side_file(std::string_view method, ConfigFields fields);
 
 }  // namespace nibble::formats

@@ -18,6 +18,7 @@ KernelTable counting_kernels() {
       .head_linear_transposed = count_only<HeadLinearTransposedArgs>,
       .rms_norm = count_only<RmsNormArgs>,
       .add = count_only<AddArgs>,
+      .quantize_activation = count_only<QuantizeActivationArgs>,
       .rope = count_only<RopeArgs>,
       .cache_write = count_only<CacheWriteArgs>,
       .cache_gather = count_only<CacheGatherArgs>,

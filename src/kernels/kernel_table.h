@@ -2,6 +2,7 @@
 // op. A backend is a Device (allocate and pack weights) and a filled table.
 #pragma once
 
+#include "kernels/args/activation.h"
 #include "kernels/args/attention.h"
 #include "kernels/args/linear.h"
 #include "kernels/args/moe.h"
@@ -18,6 +19,7 @@ struct KernelTable {
   void (*head_linear_transposed)(Exec&, const HeadLinearTransposedArgs&) = nullptr;
   void (*rms_norm)(Exec&, const RmsNormArgs&) = nullptr;
   void (*add)(Exec&, const AddArgs&) = nullptr;
+  void (*quantize_activation)(Exec&, const QuantizeActivationArgs&) = nullptr;
   void (*rope)(Exec&, const RopeArgs&) = nullptr;
   void (*cache_write)(Exec&, const CacheWriteArgs&) = nullptr;
   void (*cache_gather)(Exec&, const CacheGatherArgs&) = nullptr;

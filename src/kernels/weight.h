@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/buffer.h"
-#include "quant/quant_format.h"
+#include "quant/scheme.h"
 
 namespace nibble::kernels {
 
@@ -14,6 +14,9 @@ struct WeightShape {
   std::int64_t num_groups = 1;  // matrices packed one after another
   std::int64_t n = 0;           // output features of one matrix
   std::int64_t k = 0;           // input features
+  quant::Grouping grouping;     // of all matrices alike
+  // What inputs must have gone through before they are multiplied; not a matter of packing.
+  quant::ActivationFormat activations = quant::ActivationFormat::none;
 };
 
 struct Weight {

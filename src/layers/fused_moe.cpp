@@ -10,8 +10,10 @@ FusedMoe::FusedMoe(std::int64_t num_experts, std::int64_t hidden_size, std::int6
 FusedMoe::FusedMoe(kernels::Weight gate, kernels::Weight up, kernels::Weight down)
     : gate_proj_(std::move(gate)), up_proj_(std::move(up)), down_proj_(std::move(down)) {}
 
-void FusedMoe::forward_add(Context& ctx, TensorView x, TensorView topk_ids, TensorView topk_weights,
-                           TensorView y) const {
+void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView topk_ids,
+                           TensorView topk_weights, TensorView y) const {
+  NIB_CHECK(up_proj_.shape.activations == activations(), "gate and up share one input");
+  const TensorView x = input.as(activations());
   NIB_CHECK(
       topk_ids.dtype == DType::i32 && topk_ids.dim(0) == x.dim(0) && topk_ids.dim(1) == topk_weights.dim(1),
       "{} tokens, expert ids [{}, {}]", x.dim(0), topk_ids.dim(0), topk_ids.dim(1));

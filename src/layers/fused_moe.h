@@ -3,6 +3,7 @@
 
 #include "kernels/weight.h"
 #include "layers/context.h"
+#include "layers/quantized_input.h"
 
 namespace nibble::layers {
 
@@ -14,8 +15,11 @@ class FusedMoe {
 
   // y += sum over each token's experts of weight * expert(x). x, y: [m, hidden_size] f32, not
   // overlapping; topk_ids: [m, topk] i32; topk_weights: [m, topk] f32.
-  void forward_add(Context& ctx, TensorView x, TensorView topk_ids, TensorView topk_weights,
+  void forward_add(Context& ctx, const QuantizedInput& x, TensorView topk_ids, TensorView topk_weights,
                    TensorView y) const;
+
+  // What gate and up want their input as.
+  [[nodiscard]] quant::ActivationFormat activations() const noexcept { return gate_proj_.shape.activations; }
 
   // For loading, once.
   [[nodiscard]] kernels::Weight& gate_proj() noexcept { return gate_proj_; }

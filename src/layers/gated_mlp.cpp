@@ -12,6 +12,13 @@ GatedMlp::GatedMlp(kernels::Weight gate, kernels::Weight up, kernels::Weight dow
 
 void GatedMlp::forward(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
+  forward(ctx, QuantizedInput(ctx, x, {activations()}), y);
+}
+
+void GatedMlp::forward(Context& ctx, const QuantizedInput& input, TensorView y) const {
+  NIB_CHECK(up_proj_.shape.activations == activations(), "gate and up share one input");
+  const ArenaScope scope(ctx.arena);
+  const TensorView x = input.as(activations());
   const TensorView inner = ctx.arena.tensor(DType::f32, {x.dim(0), gate_proj_.shape.n});
   ctx.table.gated_linear(ctx.exec, {.x = x, .gate = gate_proj_, .up = up_proj_, .y = inner});
   down_proj_.forward(ctx, inner, y);

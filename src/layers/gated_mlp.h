@@ -15,6 +15,11 @@ class GatedMlp {
 
   // x: [m, hidden_size] f32, y: [m, hidden_size] f32, not overlapping.
   void forward(Context& ctx, TensorView x, TensorView y) const;
+  // The same for an input that other layers share.
+  void forward(Context& ctx, const QuantizedInput& x, TensorView y) const;
+
+  // What gate and up want their input as.
+  [[nodiscard]] quant::ActivationFormat activations() const noexcept { return gate_proj_.shape.activations; }
 
   // For loading, once.
   [[nodiscard]] kernels::Weight& gate_proj() noexcept { return gate_proj_; }

@@ -2,9 +2,19 @@
 
 namespace nibble::layers {
 
-void Linear::forward(Context& ctx, TensorView x, TensorView y) const { run(ctx, x, y, false); }
+void Linear::forward(Context& ctx, TensorView x, TensorView y) const {
+  const ArenaScope scope(ctx.arena);
+  forward(ctx, QuantizedInput(ctx, x, {activations()}), y);
+}
 
-void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const { run(ctx, x, y, true); }
+void Linear::forward(Context& ctx, const QuantizedInput& x, TensorView y) const {
+  run(ctx, x.as(activations()), y, false);
+}
+
+void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const {
+  const ArenaScope scope(ctx.arena);
+  run(ctx, QuantizedInput(ctx, x, {activations()}).as(activations()), y, true);
+}
 
 void Linear::run(Context& ctx, TensorView x, TensorView y, bool accumulate) const {
   NIB_CHECK(x.rank == 2 && y.rank == 2 && x.dim(0) == y.dim(0), "x has {} rows, y has {}", x.dim(0),

@@ -3,6 +3,7 @@
 
 #include "kernels/args/linear.h"
 #include "layers/context.h"
+#include "layers/quantized_input.h"
 
 namespace nibble::layers {
 
@@ -16,12 +17,16 @@ class Linear {
          kernels::Precision precision = kernels::Precision::fast)
       : Linear(kernels::Weight{.shape = {.n = out_features, .k = in_features}}, precision) {}
 
-  // x: [m, in_features] f32, y: [m, out_features] f32; rows may be strided.
+  // x: [m, in_features] f32, y: [m, out_features] f32; rows may be strided. x is quantised first if the
+  // weight's scheme says so.
   void forward(Context& ctx, TensorView x, TensorView y) const;
+  // The same for an input that other layers share.
+  void forward(Context& ctx, const QuantizedInput& x, TensorView y) const;
   // y += x * W^T.
   void forward_add(Context& ctx, TensorView x, TensorView y) const;
 
   [[nodiscard]] const kernels::Weight& weight() const noexcept { return weight_; }
+  [[nodiscard]] quant::ActivationFormat activations() const noexcept { return weight_.shape.activations; }
   // For loading, once.
   [[nodiscard]] kernels::Weight& weight() noexcept { return weight_; }
 

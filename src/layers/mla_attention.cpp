@@ -48,15 +48,17 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
                   .q_nope = q.columns(0, config_.qk_nope_head_dim),
                   .q_pe = q.columns(config_.qk_nope_head_dim, config_.qk_head_dim()),
                   .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
-  project_queries(ctx, x, q);
+  const Linear& first_query = weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj;
+  const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()});
+  project_queries(ctx, input, m, q);
   rope.forward(ctx, step.q_pe, batch.positions);
-  write_cache(ctx, rope, step, x);
+  write_cache(ctx, rope, step, input, m);
   attend(ctx, step);
   weights_.o_proj.forward(ctx, make_view(step.o.data, DType::f32, {m, heads * config_.v_head_dim}), y);
 }
 
-void MlaAttention::project_queries(Context& ctx, TensorView x, TensorView q) const {
-  const std::int64_t m = x.dim(0);
+void MlaAttention::project_queries(Context& ctx, const QuantizedInput& x, std::int64_t m,
+                                   TensorView q) const {
   const TensorView flat =
       make_view(q.data, DType::f32, {m, config_.num_attention_heads * config_.qk_head_dim()});
   if (weights_.q_proj) return weights_.q_proj->forward(ctx, x, flat);
@@ -67,10 +69,11 @@ void MlaAttention::project_queries(Context& ctx, TensorView x, TensorView q) con
   weights_.q_b_proj->forward(ctx, q_a, flat);
 }
 
-void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView x) const {
+void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, const QuantizedInput& x,
+                               std::int64_t m) const {
   const ArenaScope scope(ctx.arena);
   const std::int64_t width = config_.kv_lora_rank + config_.qk_rope_head_dim;
-  const TensorView kv_a = ctx.arena.tensor(DType::f32, {x.dim(0), width});
+  const TensorView kv_a = ctx.arena.tensor(DType::f32, {m, width});
   const TensorView latent = kv_a.columns(0, config_.kv_lora_rank);
   const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, width);
   weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
@@ -126,8 +129,10 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
                           .length = static_cast<std::int32_t>(length),
                           .latent = latent,
                           .k_pe = k_pe});
-  ctx.table.head_linear(ctx.exec, {.x = latent, .w = weights_.w_uk, .y = k_nope});
-  ctx.table.head_linear(ctx.exec, {.x = latent, .w = weights_.w_uv, .y = v});
+  const quant::ActivationFormat format = weights_.w_uk.shape.activations;
+  const TensorView kv_b_input = QuantizedInput(ctx, latent, {format}).as(format);
+  ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uk, .y = k_nope});
+  ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uv, .y = v});
   const std::int64_t begin = at(batch.cu_seqlens_q, seq_idx);
   const std::int64_t end = at(batch.cu_seqlens_q, seq_idx + 1);
   ctx.table.mha(ctx.exec, {.q_nope = step.q_nope.rows(begin, end),

@@ -4,6 +4,8 @@
 // Two forms of the same mathematics. Naive: keys and values of all heads are rebuilt from the latent
 // (W_UK, W_UV), then plain attention. Absorbed: W_UK is folded into the query and W_UV into the
 // output, so that attention runs over the latent itself. Each sequence of a batch may use another.
+// Where the scheme quantises activations, W_UK and W_UV see a quantised latent in the naive form only:
+// the absorbed form has no such input.
 #pragma once
 
 #include <optional>
@@ -57,8 +59,9 @@ class MlaAttention {
     TensorView o;       // [m, heads, v_head_dim]
   };
 
-  void project_queries(Context& ctx, TensorView x, TensorView q) const;
-  void write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView x) const;
+  void project_queries(Context& ctx, const QuantizedInput& x, std::int64_t m, TensorView q) const;
+  void write_cache(Context& ctx, const Rope& rope, const Step& step, const QuantizedInput& x,
+                   std::int64_t m) const;
   void attend(Context& ctx, const Step& step) const;
   void attend_counting(Context& ctx, const Step& step) const;
   void attend_naive(Context& ctx, const Step& step, std::int32_t seq_idx, std::int64_t length) const;

@@ -179,24 +179,66 @@ void sort_out_rest(const Checkpoint& checkpoint, BoundCheckpoint& bound, Problem
   }
 }
 
-// Gives every weight the format of the tensors that fill it.
-Status settle_formats(const Checkpoint& checkpoint, const std::vector<Binding>& bindings) {
+// "int4, groups of 64, zero points".
+std::string shape_format_text(const kernels::WeightShape& shape) {
+  std::string text(quant::format_name(shape.format));
+  if (shape.grouping.group_k != 0) text += fmt::format(", groups of {}", shape.grouping.group_k);
+  if (shape.grouping.zero_points) text += ", zero points";
+  if (shape.grouping.act_order) text += ", act-order";
+  return text;
+}
+
+// What a matrix becomes: format, grouping and activations of the weights it fills.
+kernels::WeightShape wanted_shape(const Binding& binding, const QuantConfig& quant) {
+  const WeightSpec& spec = *binding.spec;
+  kernels::WeightShape shape{.format = binding.matrix.format, .grouping = binding.matrix.grouping};
+  const std::optional<quant::Scheme> scheme = quant.scheme_of(spec.kind, spec.name);
+  if (!scheme) return shape;
+  shape.activations = scheme->activations;
+  if (scheme->weights == shape.format) return shape;
+  shape.format = scheme->weights;
+  shape.grouping = scheme->grouping(spec.k);
+  return shape;
+}
+
+bool same_treatment(const kernels::WeightShape& a, const kernels::WeightShape& b) {
+  return a.format == b.format && a.grouping == b.grouping && a.activations == b.activations;
+}
+
+Status check_divides(const Checkpoint& checkpoint, const WeightSpec& spec,
+                     const kernels::WeightShape& shape) {
+  const quant::FormatRow& row = quant::format_row(shape.format);
+  const std::int64_t unit = row.any_group || row.group_k == 0 ? row.codes_per_byte_group : row.group_k;
+  if (spec.k % unit == 0) return {};
+  return unsupported(
+      fmt::format("{}: {} has {} inputs, which {} cannot hold: it needs a multiple of {}; exclude "
+                  "the module or choose another scheme",
+                  printable(checkpoint.dir().native(), 1024), quote(spec.name), spec.k, row.name, unit));
+}
+
+// Gives every weight the format of the tensors that fill it, or the one asked for.
+Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindings,
+                      const QuantConfig& quant) {
   std::unordered_map<const kernels::Weight*, const Binding*> first;
-  for (const Binding& binding : bindings) {
+  for (Binding& binding : bindings) {
+    if (!binding.spec->is_matrix()) continue;
+    const kernels::WeightShape wanted = wanted_shape(binding, quant);
+    binding.encode = wanted.format != binding.matrix.format;
+    NIB_TRY_STATUS(check_divides(checkpoint, *binding.spec, wanted));
     for (const RowBlock& block : binding.spec->blocks) {
+      kernels::WeightShape& shape = block.weight->shape;
       const auto [it, is_new] = first.emplace(block.weight, &binding);
       if (is_new) {
-        block.weight->shape.format = binding.matrix.format;
-        continue;
+        shape.format = wanted.format;
+        shape.grouping = wanted.grouping;
+        shape.activations = wanted.activations;
+      } else if (!same_treatment(shape, wanted)) {
+        return unsupported(fmt::format(
+            "{}: tensor {} is {}, but {} is {}; the experts of a layer are computed together and "
+            "need one format",
+            printable(checkpoint.dir().native(), 1024), quote(binding.main_tensor().name),
+            shape_format_text(wanted), quote(it->second->main_tensor().name), shape_format_text(shape)));
       }
-      const Binding& other = *it->second;
-      if (other.matrix.format == binding.matrix.format) continue;
-      return unsupported(
-          fmt::format("{}: tensor {} is {}, but {} is {}; the experts of a layer are computed together and "
-                      "need one format",
-                      printable(checkpoint.dir().native(), 1024), quote(binding.main_tensor().name),
-                      quant::format_name(binding.matrix.format), quote(other.main_tensor().name),
-                      quant::format_name(other.matrix.format)));
     }
   }
   return {};
@@ -204,7 +246,8 @@ Status settle_formats(const Checkpoint& checkpoint, const std::vector<Binding>& 
 
 }  // namespace
 
-Result<BoundCheckpoint> bind_checkpoint(const Checkpoint& checkpoint, const std::vector<WeightSpec>& specs) {
+Result<BoundCheckpoint> bind_checkpoint(const Checkpoint& checkpoint, const std::vector<WeightSpec>& specs,
+                                        const QuantConfig& quant) {
   BoundCheckpoint bound;
   Problems problems;
   bound.bindings.reserve(specs.size());
@@ -216,7 +259,7 @@ Result<BoundCheckpoint> bind_checkpoint(const Checkpoint& checkpoint, const std:
   // Tensors of a module that could not be used are not "left over" as well: say so only when the rest fits.
   if (problems.unusable.empty()) sort_out_rest(checkpoint, bound, problems);
   if (!problems.none()) return describe(problems, checkpoint);
-  NIB_TRY_STATUS(settle_formats(checkpoint, bound.bindings));
+  NIB_TRY_STATUS(settle_formats(checkpoint, bound.bindings, quant));
   return bound;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "models/quant_config.h"
 #include "models/weight_spec.h"
 #include "nibble/result.h"
 
@@ -15,6 +16,7 @@ struct Binding {
   const WeightSpec* spec = nullptr;
   quant::MatrixView matrix;                         // of a matrix
   std::vector<const formats::TensorInfo*> tensors;  // all it is made of; the first holds the codes
+  bool encode = false;  // the weight takes another format than the matrix: quantise while loading
 
   [[nodiscard]] const formats::TensorInfo& main_tensor() const { return *tensors.front(); }
 };
@@ -25,11 +27,12 @@ struct BoundCheckpoint {
   std::vector<std::string> notes;  // what was ignored and why
 };
 
-// Finds every tensor of `specs`, which must outlive the result, and sets the format of every weight.
+// Finds every tensor of `specs`, which must outlive the result, and sets the format of every weight: the
+// one `quant` asks for, else the one it is stored in.
 // bad_input: tensors missing, misshapen or left over (all are counted, up to a dozen named), or a
 // format that contradicts config.json. unsupported: formats that cannot be run, or differ among weights
 // that are computed together.
 Result<BoundCheckpoint> bind_checkpoint(const formats::Checkpoint& checkpoint,
-                                        const std::vector<WeightSpec>& specs);
+                                        const std::vector<WeightSpec>& specs, const QuantConfig& quant = {});
 
 }  // namespace nibble::models

@@ -14,7 +14,8 @@ std::int64_t min_num_tensors(const formats::HfConfig& config) {
   return config.num_hidden_layers * 8 + moe_layers * config.n_routed_experts * 3;
 }
 
-Result<CheckpointShape> shape_checkpoint(const std::filesystem::path& dir, const ModelOptions& options) {
+Result<CheckpointShape> shape_checkpoint(const std::filesystem::path& dir, const ModelOptions& options,
+                                         const QuantConfig& quant) {
   NIB_TRY(formats::Checkpoint checkpoint, formats::Checkpoint::open(dir));
   const formats::HfConfig& config = checkpoint.config();
   const auto num_tensors = static_cast<std::int64_t>(checkpoint.tensors().size());
@@ -29,7 +30,7 @@ Result<CheckpointShape> shape_checkpoint(const std::filesystem::path& dir, const
   }
   NIB_TRY(std::unique_ptr<LoadableModel> model, make_model(config, options));
   auto specs = std::make_unique<std::vector<WeightSpec>>(model->weight_specs());
-  NIB_TRY(BoundCheckpoint bound, bind_checkpoint(checkpoint, *specs));
+  NIB_TRY(BoundCheckpoint bound, bind_checkpoint(checkpoint, *specs, quant));
   std::vector<std::string>& notes = model->mutable_info().notes;
   notes.assign(checkpoint.notes().begin(), checkpoint.notes().end());
   notes.insert(notes.end(), bound.notes.begin(), bound.notes.end());

@@ -21,7 +21,8 @@ struct CheckpointShape {
 };
 
 // Errors as for load_model, but nothing is allocated on a device.
-Result<CheckpointShape> shape_checkpoint(const std::filesystem::path& dir, const ModelOptions& options);
+Result<CheckpointShape> shape_checkpoint(const std::filesystem::path& dir, const ModelOptions& options,
+                                         const QuantConfig& quant = {});
 
 // Tensors a model of this shape has at least, from the config alone: a bound to check before a list
 // of that length is built.

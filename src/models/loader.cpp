@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/quote.h"
+#include "quant/int_layouts.h"
 
 namespace nibble::models {
 namespace {
@@ -30,19 +31,6 @@ struct PackTask {
 };
 
 std::int64_t round_down(std::int64_t a, std::int64_t to) { return a / to * to; }
-
-// Rows [begin, end) of a matrix; begin is a multiple of the rows that share a scale.
-quant::MatrixView row_window(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end) {
-  const quant::FormatRow& format = quant::format_row(matrix.format);
-  quant::MatrixView window = matrix;
-  window.n = end - begin;
-  window.codes += begin * (matrix.k * format.bits / 8);
-  if (format.group_k > 0) {
-    const std::int64_t scales_per_row = (matrix.k + format.group_k - 1) / format.group_k;
-    window.scales += begin / format.group_n * scales_per_row * dtype_bits(matrix.scale_dtype) / 8;
-  }
-  return window;
-}
 
 std::string tensor_name(const Checkpoint& checkpoint, const Binding& binding) {
   const TensorInfo& tensor = binding.main_tensor();
@@ -69,6 +57,10 @@ class BatchPacker {
         NIB_TRY_STATUS(read_parameter(*binding));
         continue;
       }
+      if (binding->matrix.format == quant::WeightFormat::int8 ||
+          binding->matrix.format == quant::WeightFormat::int4) {
+        NIB_TRY_STATUS(quant::check_integer_layout(binding->matrix, tensor_name(checkpoint_, *binding)));
+      }
       for (const RowBlock& block : binding->spec->blocks) {
         for (std::int64_t begin = 0; begin < block.rows; begin += kTaskRows) {
           tasks_.push_back({binding, &block, begin, std::min(kTaskRows, block.rows - begin)});
@@ -79,23 +71,27 @@ class BatchPacker {
         static_cast<std::int64_t>(tasks_.size()),
         [this](std::int64_t i, int) { run(tasks_[static_cast<std::size_t>(i)]); });
     if (bad_ == nullptr) return {};
-    return quant::check_finite(bad_->matrix,
-                               tensor_name(checkpoint_, *bad_));  // again, for the exact element
+    quant::RowBuffer buffer;  // again, for the exact element
+    return quant::check_finite(quant::canonical_rows(bad_->matrix, 0, bad_->matrix.n, buffer),
+                               tensor_name(checkpoint_, *bad_));
   }
 
  private:
   void run(const PackTask& task) {
     const quant::MatrixView& matrix = task.binding->matrix;
     const std::int64_t src_row = task.block->src_row + task.begin;
-    const std::int64_t begin = round_down(src_row, quant::format_row(matrix.format).group_n);
-    const quant::MatrixView window = row_window(matrix, begin, src_row + task.rows);
-    if (!quant::check_finite(window, "").ok()) {
-      const std::lock_guard lock(mutex_);
-      if (bad_ == nullptr || task.binding < bad_) bad_ = task.binding;
-      return;
-    }
-    device_.pack_rows(*task.block->weight, task.block->group, task.block->row + task.begin, matrix, src_row,
-                      task.rows);
+    const std::int64_t begin =
+        matrix.rows_per_scale() >= matrix.n ? src_row : round_down(src_row, matrix.rows_per_scale());
+    thread_local quant::RowBuffer buffer;
+    const quant::MatrixView window = quant::canonical_rows(matrix, begin, src_row + task.rows, buffer);
+    if (!quant::check_finite(window, "").ok()) return report(*task.binding);
+    device_.pack_rows(*task.block->weight, task.block->group, task.block->row + task.begin, window,
+                      src_row - begin, task.rows);
+  }
+
+  void report(const Binding& binding) {
+    const std::lock_guard lock(mutex_);
+    if (bad_ == nullptr || &binding < bad_) bad_ = &binding;
   }
 
   Status read_parameter(const Binding& binding) {

@@ -72,11 +72,11 @@ Result<Shaped> shape_dummy(const LoadOptions& options) {
                                    path.string(), config.num_hidden_layers, config.n_routed_experts,
                                    kMaxTensors));
   }
-  NIB_TRY(const QuantFormatChoice choice, dummy_formats(options.dummy_quantization, config));
+  NIB_TRY(const QuantConfig quant, QuantConfig::resolve(options.quant));
   Shaped shaped;
   NIB_TRY(shaped.model, make_model(config, model_options(options)));
   shaped.specs = std::make_unique<std::vector<WeightSpec>>(shaped.model->weight_specs());
-  NIB_TRY_STATUS(set_dummy_formats(*shaped.specs, choice));
+  NIB_TRY_STATUS(set_dummy_formats(*shaped.specs, quant, claimed_scheme(config.quantization)));
   shaped.model->mutable_info().notes = std::move(notes);
   return shaped;
 }
@@ -135,7 +135,8 @@ std::vector<WeightPlanRow> settle(const Shaped& shaped, const kernels::Device& d
 Result<Shaped> shape_model(const LoadOptions& options) {
   NIB_TRY_STATUS(check_options(options));
   if (options.dummy) return shape_dummy(options);
-  NIB_TRY(CheckpointShape shape, shape_checkpoint(options.dir, model_options(options)));
+  NIB_TRY(const QuantConfig quant, QuantConfig::resolve(options.quant));
+  NIB_TRY(CheckpointShape shape, shape_checkpoint(options.dir, model_options(options), quant));
   return Shaped{.model = std::move(shape.model),
                 .specs = std::move(shape.specs),
                 .checkpoint = std::move(shape.checkpoint),

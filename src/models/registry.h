@@ -11,17 +11,17 @@
 #include "core/dtype.h"
 #include "kernels/device.h"
 #include "models/model.h"
+#include "models/quant_config.h"
 #include "nibble/result.h"
 #include "nibble/types.h"
 
 namespace nibble::models {
 
 struct LoadOptions {
-  std::filesystem::path dir;     // checkpoint directory; may be empty with dummy weights
-  std::filesystem::path config;  // config.json for dummy weights; empty = dir / config.json
-  bool dummy = false;            // pseudo-random weights, no shards are read
-  std::string dummy_quantization =
-      "auto";  // format of projections: bf16, fp8, mxfp4, nvfp4; auto = as config.json says
+  std::filesystem::path dir;           // checkpoint directory; may be empty with dummy weights
+  std::filesystem::path config;        // config.json for dummy weights; empty = dir / config.json
+  bool dummy = false;                  // pseudo-random weights, no shards are read
+  QuantRequest quant;                  // schemes by layer kind
   std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
   DType cache_dtype = DType::f32;      // f32 or bf16
   // Positions to prepare for, which then is info().max_position_embeddings if config.json allows it;

@@ -13,8 +13,7 @@ namespace nibble::quant {
 namespace {
 
 float scale(const MatrixView& m, std::int64_t row, std::int64_t kk) {
-  const std::int64_t group_n = m.group_n != 0 ? m.group_n : format_row(m.format).group_n;
-  return load_scale(m.scales, m.scale_dtype, row / group_n * m.num_groups() + kk / m.group_k());
+  return load_scale(m.scales, m.scale_dtype, row / m.rows_per_scale() * m.num_groups() + kk / m.group_k());
 }
 
 void dequantize_row(const MatrixView& m, std::int64_t row, float* out) {

@@ -110,8 +110,9 @@ float stored_scale(const MatrixView& m, std::int64_t row, std::int64_t group) {
 
 // Rows of a canonical matrix: a shift of its pointers.
 MatrixView sub_rows(const MatrixView& m, std::int64_t row_begin, std::int64_t row_end) {
-  const std::int64_t group_n = m.format != WeightFormat::fp8 ? 1 : m.group_n != 0 ? m.group_n : 128;
-  NIB_CHECK(row_begin % group_n == 0, "row {} is inside a block of {} rows", row_begin, group_n);
+  const std::int64_t group_n = m.rows_per_scale();
+  NIB_CHECK(row_begin % group_n == 0 || row_end <= group_n, "row {} is inside a block of {} rows", row_begin,
+            group_n);
   MatrixView rows = m;
   rows.n = row_end - row_begin;
   rows.codes += row_begin * code_row_bytes(m.format, m.k);

@@ -13,8 +13,12 @@ std::int64_t group_of(const MatrixView& m, std::int64_t kk) {
   return m.grouping.act_order ? load<std::int32_t>(m.g_idx, kk) : kk / m.group_k();
 }
 
+float group_scale(const MatrixView& m, std::int64_t row, std::int64_t group) {
+  return load_scale(m.scales, m.scale_dtype, row / m.rows_per_scale() * m.num_groups() + group);
+}
+
 float scale(const MatrixView& m, std::int64_t row, std::int64_t kk) {
-  return load_scale(m.scales, m.scale_dtype, row * m.num_groups() + group_of(m, kk));
+  return group_scale(m, row, group_of(m, kk));
 }
 
 int zero(const MatrixView& m, std::int64_t row, std::int64_t group) {
@@ -53,7 +57,7 @@ bool may_be_nonfinite(const MatrixView& m, std::int64_t row) {
   constexpr float kMaxDifference = 255.0F;
   bool found = false;
   for (std::int64_t g = 0; g < m.num_groups(); ++g) {
-    found |= !std::isfinite(load_scale(m.scales, m.scale_dtype, row * m.num_groups() + g) * kMaxDifference);
+    found |= !std::isfinite(group_scale(m, row, g) * kMaxDifference);
   }
   return found;
 }

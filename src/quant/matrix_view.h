@@ -29,11 +29,12 @@ struct MatrixView {
   // int8: [n, k] signed bytes. int4: [n, k/2] bytes, low nibble = even k, stored plus 8.
   const std::byte* codes = nullptr;
   // G = number of groups of a row. fp8: [ceil(n / group_n), G] F32, BF16, F16 or E8M0, multiplied.
-  // mxfp4: [n, k/32] E8M0. nvfp4: [n, k/16] E4M3. int8, int4: [n, G] F32, BF16 or F16 (gptq, awq: [G, n]).
+  // mxfp4: [n, k/32] E8M0. nvfp4: [n, k/16] E4M3. int8, int4: the same as fp8 without E8M0
+  // (gptq, awq: [G, n]).
   const std::byte* scales = nullptr;
   DType scale_dtype = DType::f32;
   float global_scale = 1.0F;  // nvfp4: multiplies (ModelOpt's weight_scale_2)
-  std::int64_t group_n = 0;   // fp8: rows that share a scale; 0 = 128
+  std::int64_t group_n = 0;   // fp8, int8: rows that share a scale; 0 = the format's own
   Grouping grouping;
   MatrixLayout layout = MatrixLayout::rows;
   // int8, int4 with grouping.zero_points: signed bytes [n, G], minus 128 or 8 like the codes.
@@ -43,6 +44,9 @@ struct MatrixView {
 
   [[nodiscard]] std::int64_t group_k() const noexcept {
     return grouping.group_k != 0 ? grouping.group_k : format_row(format).group_k;
+  }
+  [[nodiscard]] std::int64_t rows_per_scale() const noexcept {
+    return group_n != 0 ? group_n : format_row(format).group_n;
   }
   // Groups of a row: 0 for unscaled formats.
   [[nodiscard]] std::int64_t num_groups() const noexcept {

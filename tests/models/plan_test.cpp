@@ -28,7 +28,7 @@ kernels::Device& device() {
 std::filesystem::path golden(const std::string& name) { return test_data("golden") / name; }
 
 models::LoadOptions dummy(const std::string& model, const std::string& format) {
-  return {.config = golden(model) / "config.json", .dummy = true, .dummy_quantization = format};
+  return {.config = golden(model) / "config.json", .dummy = true, .quant = {.quantization = format}};
 }
 
 std::vector<float> dummy_logits(const models::LoadOptions& options) {
@@ -75,7 +75,7 @@ TEST(Dummy, UnknownFormatAndUnfitWidthAreRefused) {
   EditableCheckpoint checkpoint("v2lite-tiny");
   checkpoint.config["moe_intermediate_size"] = 72;
   const auto unfit = models::load_model(
-      {.config = checkpoint.write() / "config.json", .dummy = true, .dummy_quantization = "mxfp4"}, device());
+      {.config = checkpoint.write() / "config.json", .dummy = true, .quant = {.quantization = "mxfp4"}}, device());
   ASSERT_FALSE(unfit.ok());
   EXPECT_THAT(unfit.error().message, HasSubstr("72 inputs"));
 }

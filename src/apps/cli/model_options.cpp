@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/signals.h"
+#include "nibble/checkpoint.h"
 
 namespace nibble::cli {
 
@@ -17,6 +18,15 @@ namespace {
 constexpr std::int32_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 constexpr std::int32_t kMaxThreads = 1024;
 constexpr std::int32_t kMaxSequences = 4096;
+
+// "bf16, fp8, ..."
+std::string scheme_list() {
+  std::string list;
+  for (const SchemeInfo& scheme : quantization_schemes()) {
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", scheme.name);
+  }
+  return list;
+}
 
 }  // namespace
 
@@ -40,8 +50,16 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                      "dummy: pseudo-random weights of the config's shape, no checkpoint needed");
   options.add_path("--config", model.llm.config,
                    "config.json for dummy weights; MODEL/config.json if not given");
-  options.add_choice("--quantization", model.llm.quantization, {"auto", "bf16", "fp8", "mxfp4", "nvfp4"},
-                     "Format of dummy weights; real ones keep the checkpoint's");
+  options.add_text("--quantization", model.llm.quantization, "SCHEME",
+                   "Scheme of the projections, made while loading if the checkpoint stores another: auto, " +
+                       scheme_list());
+  options.add_text("--attn", model.llm.attn_quantization, "SCHEME",
+                   "Scheme of attention, in place of --quantization");
+  options.add_text("--mlp", model.llm.mlp_quantization, "SCHEME", "Scheme of dense and shared MLPs");
+  options.add_text("--experts", model.llm.experts_quantization, "SCHEME", "Scheme of routed experts");
+  options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding, head and router");
+  options.add_repeatable("--exclude", model.llm.quantization_exclude, "MODULE",
+                         "Module or glob that stays as stored; may be given several times");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,
                       "Use fewer layers (dummy weights only)");
   options.add_choice("--isa", model.isa, {"auto", "scalar", "avx2", "avx512", "avx512_f32", "avx512_bf16"},

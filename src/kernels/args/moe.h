@@ -30,7 +30,8 @@ struct TopkGateArgs {
 // y[t] += sum over the token's experts e of weight * down[e](silu(gate[e] x[t]) * (up[e] x[t])).
 // Tokens are sorted by expert so that each expert's weights are read once per call; the sum over a
 // token's experts runs in ascending id order, so results do not depend on the rest of the batch.
-// An id of -1 (expert on another rank) contributes nothing.
+// An id of -1 (expert on another rank) contributes nothing. x is as gate and up want it (activations of
+// their shape); the hidden values are quantised here as down wants them.
 struct FusedMoeArgs {
   TensorView x;                  // [m, k] f32
   const std::int32_t* topk_ids;  // [m, topk]

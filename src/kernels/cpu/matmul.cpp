@@ -10,7 +10,7 @@ namespace nibble::kernels::cpu {
 namespace {
 
 const FormatKernels& kernels_for(const Tier& tier, const Weight& w, Precision precision) {
-  const auto i = static_cast<std::size_t>(w.shape.format);
+  const auto i = static_cast<std::size_t>(decoder_of(w.shape));
   return precision == Precision::exact ? tier.exact[i] : tier.fast[i];
 }
 
@@ -174,7 +174,7 @@ void head_linear_transposed(const Tier& tier, Exec& exec, const HeadLinearTransp
   const std::size_t thread_bytes = align_scratch(transposed_scratch_bytes(w.shape.n));
   std::byte* team_scratch = exec.scratch(thread_bytes * static_cast<std::size_t>(threads.num_threads()));
   const std::int64_t k_blocks = ceil_div(w.shape.k, kBlockK);
-  const auto run = tier.transposed[static_cast<std::size_t>(w.shape.format)];
+  const auto run = tier.transposed[static_cast<std::size_t>(decoder_of(w.shape))];
   threads.parallel_for(heads * k_blocks, [&](std::int64_t i, int thread) {
     const std::int64_t head = i / k_blocks;
     const MatmulTask group = group_task(w, head);

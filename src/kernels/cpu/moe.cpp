@@ -10,6 +10,7 @@
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/scratch.h"
+#include "quant/activations.h"
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -92,15 +93,15 @@ void fused_moe(const Tier& tier, Exec& exec, const FusedMoeArgs& args) {
   const WeightShape& up_shape = args.gate.shape;
   const WeightShape& down_shape = args.down.shape;
   NIB_CHECK(up_shape.k == args.x.dim(1) && down_shape.k == up_shape.n && down_shape.n == args.y.dim(1) &&
-                args.up.shape.format == up_shape.format,
+                decoder_of(args.up.shape) == decoder_of(up_shape),
             "experts [{}, {}] and [{}, {}] on [{}, {}]", up_shape.n, up_shape.k, down_shape.n, down_shape.k,
             args.x.dim(0), args.x.dim(1));
   const std::int64_t total = args.x.dim(0) * args.topk;
   if (total == 0) return;
   ThreadPool& threads = exec.threads();
   const auto num_threads = static_cast<std::size_t>(threads.num_threads());
-  const FormatKernels& up_k = tier.fast[static_cast<std::size_t>(up_shape.format)];
-  const FormatKernels& down_k = tier.fast[static_cast<std::size_t>(down_shape.format)];
+  const FormatKernels& up_k = tier.fast[static_cast<std::size_t>(decoder_of(up_shape))];
+  const FormatKernels& down_k = tier.fast[static_cast<std::size_t>(decoder_of(down_shape))];
   const std::int64_t h_stride = round_up(up_shape.n, kPanelRows);
   const std::int64_t max_runs = std::min(up_shape.num_groups, total) + ceil_div(total, kBlockM);
 
@@ -150,6 +151,12 @@ void fused_moe(const Tier& tier, Exec& exec, const FusedMoeArgs& args) {
     }
   });
 
+  if (down_shape.activations != quant::ActivationFormat::none) {
+    threads.parallel_for(routing.num_assignments, [&](std::int64_t i, int) {
+      float* row = gate_out + i * h_stride;
+      quant::quantize_dequantize(down_shape.activations, row, down_shape.k, row);
+    });
+  }
   TensorView h = make_view(gate_out, DType::f32, {routing.num_assignments, down_shape.k});
   h.stride[0] = h_stride;
   pack_runs(tier, down_k, routing, h, false, h_tiles, threads);

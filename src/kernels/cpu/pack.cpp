@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "quant/scales.h"
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -41,6 +42,7 @@ std::uint32_t join_nibbles(std::uint32_t x) {
 void store_step(WeightFormat format, const Step& words, std::byte* step) {
   switch (format) {
     case WeightFormat::f32:
+    case WeightFormat::int8:
     case WeightFormat::bf16: std::memcpy(step, words.data(), kStepBytes); return;
     case WeightFormat::f16:
     case WeightFormat::fp8: {
@@ -53,6 +55,7 @@ void store_step(WeightFormat format, const Step& words, std::byte* step) {
       return;
     }
     case WeightFormat::mxfp4:
+    case WeightFormat::int4:
     case WeightFormat::nvfp4: {
       Step split;
       for (std::size_t r = 0; r < kPanelRows; ++r) split[r] = split_nibbles(words[r]);
@@ -96,41 +99,33 @@ void pack_codes(WeightFormat format, std::byte* panel, std::int64_t lane, const 
   }
 }
 
-float scale_as_float(const quant::MatrixView& src, std::int64_t index) {
-  switch (src.scale_dtype) {
-    case DType::f32: {
-      float value;
-      std::memcpy(&value, src.scales + index * 4, 4);
-      return value;
+// float32 scales of one row into its lane, and zeros if the panel has them.
+void pack_wide_scales(const WeightShape& shape, const PanelLayout& l, std::byte* panel, std::int64_t lane,
+                      const quant::MatrixView& src, std::int64_t src_row) {
+  const std::int64_t groups = src.num_groups();
+  const float factor = shape.format == WeightFormat::fp8 ? kFp8ScaleFactor : 1.0F;
+  const bool has_zeros = l.scale_bytes > kPanelRows * 4;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const float scale =
+        factor * quant::load_scale(src.scales, src.scale_dtype, src_row / src.rows_per_scale() * groups + g);
+    std::byte* vector = panel + g * l.scale_bytes;
+    std::memcpy(vector + lane * 4, &scale, 4);
+    if (has_zeros) {
+      vector[kPanelRows * 4 + lane] = src.zeros != nullptr ? src.zeros[src_row * groups + g] : std::byte{0};
     }
-    case DType::bf16: {
-      std::uint16_t bits;
-      std::memcpy(&bits, src.scales + index * 2, 2);
-      return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-    }
-    case DType::f8_e8m0: return std::ldexp(1.0F, static_cast<int>(src.scales[index]) - 127);
-    default: NIB_CHECK(false, "FP8 scales of type {}", dtype_name(src.scale_dtype));
   }
-  return 0.0F;
 }
 
 // Scales of one row into its lane.
 void pack_row_scales(const Weight& weight, const PanelLayout& l, std::byte* group_scales, std::int64_t row,
                      const quant::MatrixView& src, std::int64_t src_row) {
-  const WeightFormat format = weight.shape.format;
   std::byte* panel = group_scales + row / kPanelRows * l.scale_panel_bytes;
   const std::int64_t lane = row % kPanelRows;
-  const std::int64_t count = ceil_div(src.k, scale_k(format));
-  if (format == WeightFormat::fp8) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float scale = kFp8ScaleFactor * scale_as_float(src, src_row / 128 * count + i);
-      std::memcpy(panel + i * 64 + lane * 4, &scale, 4);
-    }
-    return;
-  }
+  if (l.scale_bytes > kPanelRows) return pack_wide_scales(weight.shape, l, panel, lane, src, src_row);
+  const std::int64_t count = src.num_groups();
   const std::byte* row_scales = src.scales + src_row * count;
   for (std::int64_t i = 0; i < count; ++i) panel[i * kPanelRows + lane] = row_scales[i];
-  if (format == WeightFormat::nvfp4) {
+  if (l.globals_offset != 0) {
     std::memcpy(group_scales + l.globals_offset + row * 4, &src.global_scale, 4);
   }
 }
@@ -140,6 +135,12 @@ std::uint64_t splitmix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
+}
+
+std::array<float, kPanelRows> filled(float value) {
+  std::array<float, kPanelRows> values;
+  values.fill(value);
+  return values;
 }
 
 // Random bits of a step made into valid codes; `exponent` is log2 of the wanted magnitude.
@@ -157,7 +158,9 @@ std::uint64_t dummy_codes(WeightFormat format, std::uint64_t bits, int exponent)
     case WeightFormat::fp8:  // exponent field at most 7: magnitudes below 2, never NaN
       return bits & 0xBFBFBFBFBFBFBFBFULL;
     case WeightFormat::mxfp4:
-    case WeightFormat::nvfp4: return bits;
+    case WeightFormat::nvfp4:
+    case WeightFormat::int4:
+    case WeightFormat::int8: return bits;
   }
   return 0;
 }
@@ -180,8 +183,10 @@ std::uint32_t unpack_step(WeightFormat format, const std::byte* step, std::int64
 void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
                std::int64_t src_row, std::int64_t rows) {
   const WeightShape& shape = weight.shape;
-  NIB_CHECK(src.format == shape.format && src.k == shape.k, "packing {} k={} into {} k={}",
-            format_name(src.format), src.k, format_name(shape.format), shape.k);
+  NIB_CHECK(src.format == shape.format && src.k == shape.k && src.grouping == shape.grouping &&
+                src.layout == quant::MatrixLayout::rows,
+            "packing {} k={} into {} k={}", format_name(src.format), src.k, format_name(shape.format),
+            shape.k);
   NIB_CHECK(row >= 0 && row + rows <= shape.n && src_row >= 0 && src_row + rows <= src.n && group >= 0 &&
                 group < shape.num_groups,
             "packing rows {}+{} of {} from {} of {}", row, rows, shape.n, src_row, src.n);
@@ -196,7 +201,11 @@ void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant
                src.codes + (src_row + done) * bytes, bytes, count);
     done += count;
   }
-  if (scale_k(shape.format) == 0) return;
+  if (l.scale_k == 0) return;
+  // All rows of a group share the order of channels: whoever packs the first row brings it.
+  if (shape.grouping.act_order && row == 0) {
+    std::memcpy(group_scales + l.g_idx_offset, src.g_idx, static_cast<std::size_t>(shape.k) * 4);
+  }
   for (std::int64_t r = 0; r < rows; ++r) pack_row_scales(weight, l, group_scales, row + r, src, src_row + r);
 }
 
@@ -205,9 +214,11 @@ void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {
   const PanelLayout l = panel_layout(shape);
   const double sigma = 1.0 / std::sqrt(static_cast<double>(shape.k));
   const int exponent = static_cast<int>(std::floor(std::log2(sigma)));
-  // Root mean square of uniformly random codes: FP8 with exponents up to 7, and E2M1.
+  // Root mean square of uniformly random codes: FP8 with exponents up to 7, E2M1, integers.
   constexpr double kRmsFp8 = 0.55;
   constexpr double kRmsFp4 = 2.93;
+  constexpr double kRmsInt8 = 73.9;
+  constexpr double kRmsInt4 = 4.64;
   threads.parallel_for(shape.num_groups * l.num_panels, [&](std::int64_t task, int) {
     const std::int64_t group = task / l.num_panels;
     const std::int64_t panel = task % l.num_panels;
@@ -218,21 +229,24 @@ void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {
           dummy_codes(shape.format, splitmix(base + static_cast<std::uint64_t>(i)), exponent);
       std::memcpy(codes + i * 8, &word, 8);
     }
-    if (scale_k(shape.format) == 0) return;
+    if (l.scale_k == 0) return;
     std::byte* group_scales = weight.scales.data() + group * weight.scales_group_bytes;
     std::byte* scales = group_scales + panel * l.scale_panel_bytes;
-    if (shape.format == WeightFormat::fp8) {
-      const auto scale = kFp8ScaleFactor * static_cast<float>(sigma / kRmsFp8);
-      for (std::int64_t i = 0; i < l.scale_panel_bytes / 4; ++i) std::memcpy(scales + i * 4, &scale, 4);
+    if (l.scale_bytes > kPanelRows) {
+      const double rms = shape.format == WeightFormat::fp8    ? kRmsFp8 / kFp8ScaleFactor
+                         : shape.format == WeightFormat::int8 ? kRmsInt8
+                                                              : kRmsInt4;
+      const std::array<float, kPanelRows> row_scales = filled(static_cast<float>(sigma / rms));
+      for (std::int64_t i = 0; i < l.scale_panel_bytes; i += l.scale_bytes) {
+        std::memcpy(scales + i, row_scales.data(), sizeof(row_scales));
+      }
     } else if (shape.format == WeightFormat::mxfp4) {
       const int e8m0 = 127 + static_cast<int>(std::lround(std::log2(sigma / kRmsFp4)));
       std::memset(scales, e8m0, static_cast<std::size_t>(l.scale_panel_bytes));
     } else {
-      const auto global = static_cast<float>(sigma / kRmsFp4);
+      const std::array<float, kPanelRows> globals = filled(static_cast<float>(sigma / kRmsFp4));
       std::memset(scales, 0x38, static_cast<std::size_t>(l.scale_panel_bytes));  // E4M3 1.0
-      for (std::int64_t r = 0; r < kPanelRows; ++r) {
-        std::memcpy(group_scales + l.globals_offset + (panel * kPanelRows + r) * 4, &global, 4);
-      }
+      std::memcpy(group_scales + l.globals_offset + panel * kPanelRows * 4, globals.data(), sizeof(globals));
     }
   });
 }

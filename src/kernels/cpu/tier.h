@@ -138,9 +138,9 @@ struct FormatKernels {
 struct Tier {
   std::string_view name;
   std::int64_t micro_m = 0;
-  std::array<FormatKernels, 6> fast{};   // indexed by WeightFormat
-  std::array<FormatKernels, 6> exact{};  // float32 operands
-  std::array<void (*)(const TransposedTask&), 6> transposed{};
+  std::array<FormatKernels, kNumDecoders> fast{};   // indexed by Decoder
+  std::array<FormatKernels, kNumDecoders> exact{};  // float32 operands
+  std::array<void (*)(const TransposedTask&), kNumDecoders> transposed{};
   void (*dot_block)(const DotBlock&) = nullptr;
   void (*weighted_sum)(const WeightedSum&) = nullptr;
   // x[i] = exp(x[i] - max) for i in [0, n); returns the sum.

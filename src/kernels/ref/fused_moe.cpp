@@ -5,6 +5,7 @@
 #include "kernels/cpu/layout.h"
 #include "kernels/ref/ops.h"
 #include "kernels/ref/scalar.h"
+#include "quant/activations.h"
 
 namespace nibble::kernels::ref {
 namespace {
@@ -111,6 +112,10 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args) {
     const std::int64_t begin = task % blocks * kRowsPerTask;
     const std::int64_t end = std::min(w.n, begin + kRowsPerTask);
     if (is_used(e)) hidden_rows(args, scratch, e, begin, end, scratch.rows + thread * row_floats);
+  });
+  exec.threads().parallel_for(scratch.pairs.begins[num_experts], [&](std::int64_t pair, int) {
+    float* hidden = scratch.hidden + pair * w.n;
+    quant::quantize_dequantize(args.down.shape.activations, hidden, w.n, hidden);
   });
   exec.threads().parallel_for((w.k + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int thread) {
     const std::int64_t begin = task * kRowsPerTask;

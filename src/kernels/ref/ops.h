@@ -16,6 +16,9 @@ void head_linear_transposed(Exec& exec, const HeadLinearTransposedArgs& args);
 void rms_norm(Exec& exec, const RmsNormArgs& args);
 void add(Exec& exec, const AddArgs& args);
 
+// quantize_activation.cpp
+void quantize_activation(Exec& exec, const QuantizeActivationArgs& args);
+
 // rope.cpp
 void rope(Exec& exec, const RopeArgs& args);
 

@@ -13,6 +13,7 @@ KernelTable kernels() {
       .head_linear_transposed = head_linear_transposed,
       .rms_norm = rms_norm,
       .add = add,
+      .quantize_activation = quantize_activation,
       .rope = rope,
       .cache_write = cache_write,
       .cache_gather = cache_gather,

@@ -13,22 +13,26 @@ Moe::Moe(const MoeConfig& config)
 }
 
 void Moe::forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView hidden) const {
+  const ArenaScope scope(ctx.arena);
+  const quant::ActivationFormat shared =
+      shared_experts_ ? shared_experts_->activations() : quant::ActivationFormat::none;
+  const layers::QuantizedInput input(ctx, x, {experts_.activations(), shared});
   if (!shared_experts_) {
     // Adding straight to the residual stream saves a zeroed tensor; with several ranks each would add
     // the residual once more.
     NIB_CHECK(ctx.comm.size() == 1, "a layer without shared experts runs on one rank, not {}",
               ctx.comm.size());
-    return route_add(ctx, layer_idx, x, hidden);
+    return route_add(ctx, layer_idx, x, input, hidden);
   }
-  const ArenaScope scope(ctx.arena);
   const TensorView out = ctx.arena.tensor(DType::f32, {x.dim(0), x.dim(1)});
-  shared_experts_->forward(ctx, x, out);
-  route_add(ctx, layer_idx, x, out);
+  shared_experts_->forward(ctx, input, out);
+  route_add(ctx, layer_idx, x, input, out);
   ctx.comm.all_reduce_sum(out);
   ctx.table.add(ctx.exec, {.x = hidden, .y = out});
 }
 
-void Moe::route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView out) const {
+void Moe::route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
+                    const layers::QuantizedInput& input, TensorView out) const {
   const ArenaScope scope(ctx.arena);
   const std::int64_t topk = gate_.config().num_experts_per_tok;
   const TensorView topk_ids = ctx.arena.tensor(DType::i32, {x.dim(0), topk});
@@ -38,7 +42,7 @@ void Moe::route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, 
     ctx.trace->record("topk_ids", layer_idx, topk_ids);
     ctx.trace->record("topk_weights", layer_idx, topk_weights);
   }
-  experts_.forward_add(ctx, x, topk_ids, topk_weights, out);
+  experts_.forward_add(ctx, input, topk_ids, topk_weights, out);
 }
 
 void Moe::append_specs(std::vector<WeightSpec>& specs, const std::string& prefix) {

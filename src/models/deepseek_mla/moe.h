@@ -31,7 +31,9 @@ class Moe {
 
  private:
   // out += routed experts of x.
-  void route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView out) const;
+  // x as it is for the router, `input` for the experts.
+  void route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
+                 const layers::QuantizedInput& input, TensorView out) const;
 
   layers::Router gate_;
   layers::FusedMoe experts_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/avx2/vec.h"
+#include "kernels/cpu/generic/decoder.h"
 #include "kernels/cpu/layout.h"
 
 namespace nibble::kernels::cpu::avx2 {
@@ -22,28 +23,22 @@ inline __m256i e4m3_words_to_f16(__m256i words) {
   return _mm256_and_si256(_mm256_srai_epi16(words, 1), _mm256_set1_epi16(static_cast<short>(0xBF80)));
 }
 
-struct DecodeF32 {
+struct DecodeF32 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 1;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[1]) {
     w[0] = V::load(reinterpret_cast<const float*>(p));
   }
 };
 
-struct DecodeF16 {
+struct DecodeF16 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 2;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[2]) {
     for (int i = 0; i < 2; ++i) w[i] = from_f16(load_half(p + 32 * i));
   }
 };
 
-struct DecodeBf16 {
+struct DecodeBf16 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 2;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[2]) {
     const __m256i lo = load_half(p);
     const __m256i hi = load_half(p + 32);
@@ -54,11 +49,9 @@ struct DecodeBf16 {
 };
 
 // Codes come out as 2^-8 of their value; packed scales are 2^8 too large (layout.h).
-struct DecodeFp8 {
+struct DecodeFp8 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 4;
-  static constexpr std::int64_t kScaleK = 128;
-  static constexpr std::int64_t kScaleBytes = 64;
-  static constexpr bool kHasGlobals = false;
+  static constexpr std::int64_t kScaleK = generic::kAnyGroup;
   static void decode_step(const std::byte* p, V (&w)[4]) {
     for (int i = 0; i < 2; ++i) {
       const __m256i words = load_half(p + 32 * i);
@@ -88,11 +81,9 @@ inline void decode_fp4_step(const std::byte* p, V (&w)[8]) {
   }
 }
 
-struct DecodeMxfp4 {
+struct DecodeMxfp4 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 8;
   static constexpr std::int64_t kScaleK = 32;
-  static constexpr std::int64_t kScaleBytes = 16;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[8]) { decode_fp4_step(p, w); }
   static V load_scale(const std::byte* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -107,10 +98,9 @@ struct DecodeMxfp4 {
   }
 };
 
-struct DecodeNvfp4 {
+struct DecodeNvfp4 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 8;
   static constexpr std::int64_t kScaleK = 16;
-  static constexpr std::int64_t kScaleBytes = 16;
   static constexpr bool kHasGlobals = true;
   static void decode_step(const std::byte* p, V (&w)[8]) { decode_fp4_step(p, w); }
   static V load_scale(const std::byte* p) {
@@ -118,5 +108,57 @@ struct DecodeNvfp4 {
     return V::mul(from_f16(e4m3_words_to_f16(_mm256_slli_epi16(words, 8))), V::set1(256.0F));
   }
 };
+
+// Integer scales are float32; zeros are signed bytes after them.
+struct DecodeIntScales : generic::DecoderBase {
+  static constexpr std::int64_t kScaleK = generic::kAnyGroup;
+  static V load_scale(const std::byte* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  static V load_zero(const std::byte* p) {
+    const __m128i zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 64));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(zeros)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(zeros, 8)))};
+  }
+};
+
+struct DecodeInt8 : DecodeIntScales {
+  static constexpr std::int64_t kStepK = 4;
+  static void decode_step(const std::byte* p, V (&w)[4]) {
+    const __m256i lo = load_half(p);
+    const __m256i hi = load_half(p + 32);
+    for (int i = 0; i < 4; ++i) w[i] = {byte_values(lo, i), byte_values(hi, i)};
+  }
+
+ private:
+  // Byte i of each lane, signed.
+  static __m256 byte_values(__m256i codes, int i) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(codes, 24 - 8 * i), 24));
+  }
+};
+
+struct DecodeInt4 : DecodeIntScales {
+  static constexpr std::int64_t kStepK = 8;
+  static void decode_step(const std::byte* p, V (&w)[8]) {
+    const __m256i lo = load_half(p);
+    const __m256i hi = load_half(p + 32);
+    for (int i = 0; i < 4; ++i) {
+      w[2 * i] = {nibble_values(lo, 28 - 4 * i), nibble_values(hi, 28 - 4 * i)};
+      w[2 * i + 1] = {nibble_values(lo, 12 - 4 * i), nibble_values(hi, 12 - 4 * i)};
+    }
+  }
+
+ private:
+  // The nibble that a left shift by `up` brings to the top, minus 8: with its top bit flipped it is a
+  // signed number of four bits.
+  static __m256 nibble_values(__m256i codes, int up) {
+    const __m256i flipped =
+        _mm256_xor_si256(_mm256_slli_epi32(codes, up), _mm256_set1_epi32(static_cast<int>(0x80000000U)));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(flipped, 28));
+  }
+};
+
+using DecodeInt8Zeros = generic::WithZeros<DecodeInt8>;
+using DecodeInt8ActOrder = generic::WithActOrder<DecodeInt8>;
+using DecodeInt4Zeros = generic::WithZeros<DecodeInt4>;
+using DecodeInt4ActOrder = generic::WithActOrder<DecodeInt4>;
 
 }  // namespace nibble::kernels::cpu::avx2

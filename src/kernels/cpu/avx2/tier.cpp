@@ -8,21 +8,26 @@ namespace nibble::kernels::cpu::avx2 {
 namespace {
 
 template <class D>
-void add_format(Tier& tier, quant::WeightFormat format) {
-  const auto i = static_cast<std::size_t>(format);
+void add_format(Tier& tier, Decoder decoder) {
+  const auto i = static_cast<std::size_t>(decoder);
   tier.exact[i] = tier.fast[i] = {.matmul = generic::matmul<Simd, D>};
   tier.transposed[i] = generic::transposed<Simd, D>;
 }
 
 Tier make_tier() {
-  using quant::WeightFormat;
   Tier tier{.name = "avx2", .micro_m = Simd::kMicroM};
-  add_format<DecodeF32>(tier, WeightFormat::f32);
-  add_format<DecodeF16>(tier, WeightFormat::f16);
-  add_format<DecodeBf16>(tier, WeightFormat::bf16);
-  add_format<DecodeFp8>(tier, WeightFormat::fp8);
-  add_format<DecodeMxfp4>(tier, WeightFormat::mxfp4);
-  add_format<DecodeNvfp4>(tier, WeightFormat::nvfp4);
+  add_format<DecodeF32>(tier, Decoder::f32);
+  add_format<DecodeF16>(tier, Decoder::f16);
+  add_format<DecodeBf16>(tier, Decoder::bf16);
+  add_format<DecodeFp8>(tier, Decoder::fp8);
+  add_format<DecodeMxfp4>(tier, Decoder::mxfp4);
+  add_format<DecodeNvfp4>(tier, Decoder::nvfp4);
+  add_format<DecodeInt8>(tier, Decoder::int8);
+  add_format<DecodeInt8Zeros>(tier, Decoder::int8_zeros);
+  add_format<DecodeInt8ActOrder>(tier, Decoder::int8_act_order);
+  add_format<DecodeInt4>(tier, Decoder::int4);
+  add_format<DecodeInt4Zeros>(tier, Decoder::int4_zeros);
+  add_format<DecodeInt4ActOrder>(tier, Decoder::int4_act_order);
   tier.dot_block = generic::dot_block<Simd>;
   tier.weighted_sum = generic::weighted_sum<Simd>;
   tier.exp_sum = generic::exp_sum<Simd>;

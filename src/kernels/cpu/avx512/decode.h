@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "kernels/cpu/avx512/vec.h"
+#include "kernels/cpu/generic/decoder.h"
 #include "kernels/cpu/layout.h"
 
 namespace nibble::kernels::cpu::avx512 {
@@ -16,19 +17,15 @@ inline __m512i e4m3_words_to_f16(__m512i words) {
   return _mm512_and_si512(_mm512_srai_epi16(words, 1), _mm512_set1_epi16(static_cast<short>(0xBF80)));
 }
 
-struct DecodeF32 {
+struct DecodeF32 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 1;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[1]) {
     w[0] = V::load(reinterpret_cast<const float*>(p));
   }
 };
 
-struct DecodeF16 {
+struct DecodeF16 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 2;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[2]) {
     for (int i = 0; i < 2; ++i) {
       w[i].r = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32 * i)));
@@ -36,10 +33,8 @@ struct DecodeF16 {
   }
 };
 
-struct DecodeBf16 {
+struct DecodeBf16 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 2;
-  static constexpr std::int64_t kScaleK = 0;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[2]) {
     const __m512i pairs = load_step(p);
     w[0].r = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
@@ -48,11 +43,9 @@ struct DecodeBf16 {
 };
 
 // Codes come out as 2^-8 of their value; packed scales are 2^8 too large (layout.h).
-struct DecodeFp8 {
+struct DecodeFp8 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 4;
-  static constexpr std::int64_t kScaleK = 128;
-  static constexpr std::int64_t kScaleBytes = 64;
-  static constexpr bool kHasGlobals = false;
+  static constexpr std::int64_t kScaleK = generic::kAnyGroup;
   static void decode_step(const std::byte* p, V (&w)[4]) {
     const __m512i words = load_step(p);
     const __m512i even = e4m3_words_to_f16(_mm512_slli_epi16(words, 8));  // k0 | k2
@@ -65,12 +58,10 @@ struct DecodeFp8 {
   static V load_scale(const std::byte* p) { return V::load(reinterpret_cast<const float*>(p)); }
 };
 
-// Eight E2M1 codes per dword: a permute uses the low four bits of each lane as index, so a shift
-// alone selects the code.
-inline void decode_fp4_step(const std::byte* p, V (&w)[8]) {
+// Eight four-bit codes per dword, looked up in `values`: a permute uses the low four bits of each lane as
+// index, so a shift alone selects the code.
+inline void decode_nibbles(const std::byte* p, __m512 values, V (&w)[8]) {
   const __m512i codes = load_step(p);
-  const __m512 values = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F, -0.0F, -0.5F, -1.0F,
-                                       -1.5F, -2.0F, -3.0F, -4.0F, -6.0F);
   for (int i = 0; i < 4; ++i) {
     w[2 * i].r = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, static_cast<unsigned>(4 * i)), values);
     w[2 * i + 1].r =
@@ -78,11 +69,15 @@ inline void decode_fp4_step(const std::byte* p, V (&w)[8]) {
   }
 }
 
-struct DecodeMxfp4 {
+inline void decode_fp4_step(const std::byte* p, V (&w)[8]) {
+  const __m512 values = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F, -0.0F, -0.5F, -1.0F,
+                                       -1.5F, -2.0F, -3.0F, -4.0F, -6.0F);
+  decode_nibbles(p, values, w);
+}
+
+struct DecodeMxfp4 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 8;
   static constexpr std::int64_t kScaleK = 32;
-  static constexpr std::int64_t kScaleBytes = 16;
-  static constexpr bool kHasGlobals = false;
   static void decode_step(const std::byte* p, V (&w)[8]) { decode_fp4_step(p, w); }
   // 2^(b - 127); b = 0 is the subnormal 2^-127, which the shift alone would lose.
   static V load_scale(const std::byte* p) {
@@ -91,10 +86,9 @@ struct DecodeMxfp4 {
   }
 };
 
-struct DecodeNvfp4 {
+struct DecodeNvfp4 : generic::DecoderBase {
   static constexpr std::int64_t kStepK = 8;
   static constexpr std::int64_t kScaleK = 16;
-  static constexpr std::int64_t kScaleBytes = 16;
   static constexpr bool kHasGlobals = true;
   static void decode_step(const std::byte* p, V (&w)[8]) { decode_fp4_step(p, w); }
   static V load_scale(const std::byte* p) {
@@ -104,5 +98,40 @@ struct DecodeNvfp4 {
     return {_mm512_mul_ps(_mm512_cvtph_ps(f16), _mm512_set1_ps(256.0F))};
   }
 };
+
+// Integer scales are float32; zeros are signed bytes after them.
+struct DecodeIntScales : generic::DecoderBase {
+  static constexpr std::int64_t kScaleK = generic::kAnyGroup;
+  static V load_scale(const std::byte* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  static V load_zero(const std::byte* p) {
+    const __m128i zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 64));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(zeros))};
+  }
+};
+
+struct DecodeInt8 : DecodeIntScales {
+  static constexpr std::int64_t kStepK = 4;
+  static void decode_step(const std::byte* p, V (&w)[4]) {
+    const __m512i codes = load_step(p);
+    w[0].r = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(codes, 24), 24));
+    w[1].r = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(codes, 16), 24));
+    w[2].r = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(codes, 8), 24));
+    w[3].r = _mm512_cvtepi32_ps(_mm512_srai_epi32(codes, 24));
+  }
+};
+
+struct DecodeInt4 : DecodeIntScales {
+  static constexpr std::int64_t kStepK = 8;
+  static void decode_step(const std::byte* p, V (&w)[8]) {
+    const __m512 values = _mm512_setr_ps(-8.0F, -7.0F, -6.0F, -5.0F, -4.0F, -3.0F, -2.0F, -1.0F, 0.0F, 1.0F,
+                                         2.0F, 3.0F, 4.0F, 5.0F, 6.0F, 7.0F);
+    decode_nibbles(p, values, w);
+  }
+};
+
+using DecodeInt8Zeros = generic::WithZeros<DecodeInt8>;
+using DecodeInt8ActOrder = generic::WithActOrder<DecodeInt8>;
+using DecodeInt4Zeros = generic::WithZeros<DecodeInt4>;
+using DecodeInt4ActOrder = generic::WithActOrder<DecodeInt4>;
 
 }  // namespace nibble::kernels::cpu::avx512

@@ -55,7 +55,8 @@ template <class D, int M>
 inline void fused_panel(const MatmulTask& t, std::int64_t panel) {
   constexpr int kPairs = static_cast<int>(D::kStepK / 2);
   constexpr int kChains = M == 1 ? 4 : M == 2 ? 2 : 1;
-  constexpr std::int64_t kGroupK = D::kScaleK == 0 ? kBlockK : D::kScaleK;
+  constexpr std::int64_t kGroupK = generic::kGrouped<D> ? D::kScaleK : kBlockK;
+  static_assert(kGroupK > 0, "pairs are decoded for fixed groups only");
   const std::byte* codes = t.codes + panel * t.layout.panel_bytes;
   const std::byte* scales = D::kScaleK == 0 ? nullptr : t.scales + panel * t.layout.scale_panel_bytes;
   const auto* x = reinterpret_cast<const std::uint32_t*>(t.x.data);
@@ -86,7 +87,7 @@ inline void fused_panel(const MatmulTask& t, std::int64_t panel) {
       if constexpr (D::kScaleK == 0) {
         total[m] = V::add(total[m], part[m][0]);
       } else {
-        total[m] = V::fma(part[m][0], D::load_scale(scales + k0 / kGroupK * D::kScaleBytes), total[m]);
+        total[m] = V::fma(part[m][0], D::load_scale(scales + k0 / kGroupK * t.layout.scale_bytes), total[m]);
       }
     }
   }
@@ -102,27 +103,11 @@ struct PairTile {
   template <class D>
   static void decode(const MatmulTask& t, std::int64_t panel, std::int64_t k_begin, std::int64_t num_k,
                      std::uint32_t* tile, std::int64_t tile_width) {
-    const std::byte* codes = t.codes + panel * t.layout.panel_bytes + k_begin / D::kStepK * kStepBytes;
-    V scale = V::set1(1.0F);
-    for (std::int64_t k = 0; k < num_k; k += D::kStepK) {
-      if constexpr (D::kScaleK != 0 && D::kScaleK < kBlockK) {
-        if (k % D::kScaleK == 0) {
-          scale = D::load_scale(t.scales + panel * t.layout.scale_panel_bytes +
-                                (k_begin + k) / D::kScaleK * D::kScaleBytes);
-        }
-      }
-      V w[D::kStepK];
-      Simd::prefetch(codes + Simd::kPrefetchBytes);
-      D::decode_step(codes, w);
-      codes += kStepBytes;
+    generic::decode_block<Simd, D>(t, panel, k_begin, num_k, [&](std::int64_t k, const V(&w)[D::kStepK]) {
       for (int i = 0; i < D::kStepK; i += 2) {
-        if constexpr (D::kScaleK != 0 && D::kScaleK < kBlockK) {
-          w[i] = V::mul(w[i], scale);
-          w[i + 1] = V::mul(w[i + 1], scale);
-        }
         _mm512_storeu_si512(tile + (k + i) / 2 * tile_width, interleave(w[i], w[i + 1]));
       }
-    }
+    });
   }
 
   template <int P, int M>

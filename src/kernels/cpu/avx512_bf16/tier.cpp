@@ -7,20 +7,19 @@ namespace nibble::kernels::cpu::avx512_bf16 {
 namespace {
 
 template <class D>
-void use_pairs(Tier& tier, quant::WeightFormat format, bool fused) {
-  tier.fast[static_cast<std::size_t>(format)] = {
+void use_pairs(Tier& tier, Decoder decoder, bool fused) {
+  tier.fast[static_cast<std::size_t>(decoder)] = {
       .bf16_fused = fused, .bf16_tiled = true, .matmul = matmul<D>};
 }
 
 Tier make_tier() {
-  using quant::WeightFormat;
   Tier tier = avx512::tier();
   tier.name = "avx512_bf16";
-  use_pairs<PairsBf16>(tier, WeightFormat::bf16, true);
-  use_pairs<PairsMxfp4>(tier, WeightFormat::mxfp4, true);
-  use_pairs<PairsNvfp4>(tier, WeightFormat::nvfp4, true);
+  use_pairs<PairsBf16>(tier, Decoder::bf16, true);
+  use_pairs<PairsMxfp4>(tier, Decoder::mxfp4, true);
+  use_pairs<PairsNvfp4>(tier, Decoder::nvfp4, true);
   // FP8 decodes by way of float32: for few tokens a conversion to bf16 costs more than it saves.
-  use_pairs<avx512::DecodeFp8>(tier, WeightFormat::fp8, false);
+  use_pairs<avx512::DecodeFp8>(tier, Decoder::fp8, false);
   return tier;
 }
 

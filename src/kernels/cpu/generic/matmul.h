@@ -5,14 +5,14 @@
 // product over all tokens, so that a weight is decoded once however many tokens use it.
 //
 // S supplies: V (16 float lanes: load, store, set1, zero, fma, mul, add), kMicroPanels, kMicroM.
-// D supplies, for one format: kStepK, kScaleK, decode_step(const std::byte*, V (&)[kStepK]),
-// load_scale(const std::byte*). The tile is [k][panels * 16] floats.
+// D supplies the format (decoder.h). The tile is [k][panels * 16] floats.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 #include <utility>
 
+#include "kernels/cpu/generic/decoder.h"
 #include "kernels/cpu/tier.h"
 
 namespace nibble::kernels::cpu::generic {
@@ -38,33 +38,61 @@ inline typename S::V row_globals(const MatmulTask& t, std::int64_t panel) {
   return S::V::load(reinterpret_cast<const float*>(t.scales + t.layout.globals_offset) + panel * kPanelRows);
 }
 
+// Whether weights are scaled group by group, rather than each k by its own group's scale or not at all.
+template <class D>
+inline constexpr bool kGrouped = D::kScaleK != 0 && !D::kActOrder;
+
+// k that are summed before a scale is applied.
+template <class D>
+inline std::int64_t sum_k(const MatmulTask& t) {
+  if constexpr (!kGrouped<D>) return kBlockK;
+  return D::kScaleK == kAnyGroup ? t.layout.scale_k : D::kScaleK;
+}
+
+// w[i] of k + i: zero and scale of that k's group applied.
+template <class S, class D>
+inline void apply_order(const MatmulTask& t, const std::byte* panel_scales, std::int64_t k,
+                        typename S::V (&w)[D::kStepK]) {
+  using V = typename S::V;
+  const auto* g_idx = reinterpret_cast<const std::int32_t*>(t.scales + t.layout.g_idx_offset) + k;
+  for (int i = 0; i < D::kStepK; ++i) {
+    const std::byte* at = panel_scales + g_idx[i] * t.layout.scale_bytes;
+    w[i] = V::mul(V::sub(w[i], D::load_zero(at)), D::load_scale(at));
+  }
+}
+
 // One panel times M tokens, decoding on the fly.
 template <class S, class D, int M>
 inline void fused_panel(const MatmulTask& t, std::int64_t panel) {
   using V = typename S::V;
   // Independent accumulators per token hide the latency of dependent multiply-adds.
   constexpr int kChains = M == 1 ? 4 : M == 2 ? 2 : 1;
-  constexpr std::int64_t kGroupK = D::kScaleK == 0 ? kBlockK : D::kScaleK;
+  const std::int64_t group_k = sum_k<D>(t);
   const std::byte* codes = t.codes + panel * t.layout.panel_bytes;
-  const std::byte* scales = D::kScaleK == 0 ? nullptr : t.scales + panel * t.layout.scale_panel_bytes;
+  const std::byte* panel_scales = t.scales + panel * t.layout.scale_panel_bytes;
+  const std::byte* scales = panel_scales;
   // The only X tile holds M tokens, so it is contiguous over all k.
   const auto* x = reinterpret_cast<const float*>(t.x.data);
   V total[M];
   for (int m = 0; m < M; ++m) total[m] = V::zero();
-  for (std::int64_t k0 = 0; k0 < t.layout.k_pad; k0 += kGroupK) {
+  for (std::int64_t k0 = 0; k0 < t.layout.k_pad; k0 += group_k) {
     V part[M][kChains];
     for (int m = 0; m < M; ++m) {
       for (int c = 0; c < kChains; ++c) part[m][c] = V::zero();
     }
-    // k_pad is a multiple of 32: only groups of 128 can be cut short.
-    std::int64_t num_k = kGroupK;
-    if constexpr (kGroupK > 32) num_k = t.layout.k_pad - k0 < kGroupK ? t.layout.k_pad - k0 : kGroupK;
+    V zero = V::zero();
+    if constexpr (kGrouped<D> && D::kHasZeros) zero = D::load_zero(scales);
+    // k_pad is a multiple of 32: groups of up to 32 are never cut short.
+    std::int64_t num_k = group_k;
+    if constexpr (D::kScaleK <= 0) num_k = t.layout.k_pad - k0 < group_k ? t.layout.k_pad - k0 : group_k;
     for (std::int64_t k = 0; k < num_k; k += D::kStepK) {
       V w[D::kStepK];
       S::prefetch(codes + S::kPrefetchBytes);
       D::decode_step(codes, w);
+      if constexpr (D::kActOrder) apply_order<S, D>(t, panel_scales, k0 + k, w);
       codes += kStepBytes;
       for (int i = 0; i < D::kStepK; ++i) {
+        if constexpr (kGrouped<D> && D::kHasZeros) w[i] = V::sub(w[i], zero);
         for (int m = 0; m < M; ++m) {
           // Steps of one k spread their chains over k instead.
           V& sum = part[m][(D::kStepK == 1 ? k : i) % kChains];
@@ -76,16 +104,66 @@ inline void fused_panel(const MatmulTask& t, std::int64_t panel) {
     for (int m = 0; m < M; ++m) {
       for (int c = 1; c < kChains; ++c) part[m][0] = V::add(part[m][0], part[m][c]);
     }
-    if constexpr (D::kScaleK == 0) {
-      for (int m = 0; m < M; ++m) total[m] = V::add(total[m], part[m][0]);
-    } else {
-      const V scale = D::load_scale(scales + k0 / kGroupK * D::kScaleBytes);
+    if constexpr (kGrouped<D>) {
+      const V scale = D::load_scale(scales);
       for (int m = 0; m < M; ++m) total[m] = V::fma(part[m][0], scale, total[m]);
+      scales += t.layout.scale_bytes;
+    } else {
+      for (int m = 0; m < M; ++m) total[m] = V::add(total[m], part[m][0]);
     }
   }
   for (int m = 0; m < M; ++m) {
     if constexpr (D::kHasGlobals) total[m] = V::mul(total[m], row_globals<S>(t, panel));
     store_rows<S>(t, m, panel * kPanelRows, total[m]);
+  }
+}
+
+// Scales of one panel that belong to whole k blocks are left to merge_parts, so that the tile holds
+// exact codes; null if the tile's weights are scaled already.
+template <class D>
+inline const float* scales_of_block(const MatmulTask& t, std::int64_t panel, std::int64_t k0) {
+  if constexpr (D::kScaleK == kAnyGroup && !D::kActOrder) {
+    if (t.layout.scale_k % kBlockK == 0) {
+      return reinterpret_cast<const float*>(t.scales + panel * t.layout.scale_panel_bytes +
+                                            k0 / t.layout.scale_k * t.layout.scale_bytes);
+    }
+  }
+  return nullptr;
+}
+
+// Decodes [k_begin, k_begin + num_k) of one panel, k_begin a multiple of kBlockK: store(k, w) for each
+// step of kStepK vectors.
+template <class S, class D, class Store>
+inline void decode_block(const MatmulTask& t, std::int64_t panel, std::int64_t k_begin, std::int64_t num_k,
+                         Store&& store) {
+  using V = typename S::V;
+  const std::byte* codes = t.codes + panel * t.layout.panel_bytes + k_begin / D::kStepK * kStepBytes;
+  const std::byte* panel_scales = t.scales + panel * t.layout.scale_panel_bytes;
+  const std::int64_t group_k = sum_k<D>(t);
+  const bool scaled = kGrouped<D> && scales_of_block<D>(t, panel, k_begin) == nullptr;
+  std::int64_t next_group = 0;
+  V scale = V::set1(1.0F);
+  V zero = V::zero();
+  for (std::int64_t k = 0; k < num_k; k += D::kStepK) {
+    if constexpr (kGrouped<D>) {
+      if (k == next_group) {
+        const std::int64_t group = (k_begin + k) / group_k;
+        const std::byte* at = panel_scales + group * t.layout.scale_bytes;
+        if (scaled) scale = D::load_scale(at);
+        if constexpr (D::kHasZeros) zero = D::load_zero(at);
+        next_group = (group + 1) * group_k - k_begin;
+      }
+    }
+    V w[D::kStepK];
+    S::prefetch(codes + S::kPrefetchBytes);
+    D::decode_step(codes, w);
+    codes += kStepBytes;
+    if constexpr (D::kActOrder) apply_order<S, D>(t, panel_scales, k_begin + k, w);
+    for (int i = 0; i < D::kStepK; ++i) {
+      if constexpr (kGrouped<D> && D::kHasZeros) w[i] = V::sub(w[i], zero);
+      if (scaled) w[i] = V::mul(w[i], scale);
+    }
+    store(k, w);
   }
 }
 
@@ -109,28 +187,14 @@ struct FloatTile {
   using V = typename S::V;
 
   // Decodes [k_begin, k_begin + num_k) of one panel into 16 columns of the tile, [k][tile_width].
-  // Scales of 128-blocks are left to merge_parts, so the tile holds exact codes.
   template <class D>
   static void decode(const MatmulTask& t, std::int64_t panel, std::int64_t k_begin, std::int64_t num_k,
                      std::uint32_t* tile, std::int64_t tile_width) {
-    const std::byte* codes = t.codes + panel * t.layout.panel_bytes + k_begin / D::kStepK * kStepBytes;
-    V scale = V::set1(1.0F);
-    for (std::int64_t k = 0; k < num_k; k += D::kStepK) {
-      if constexpr (D::kScaleK != 0 && D::kScaleK < kBlockK) {
-        if (k % D::kScaleK == 0) {
-          scale = D::load_scale(t.scales + panel * t.layout.scale_panel_bytes +
-                                (k_begin + k) / D::kScaleK * D::kScaleBytes);
-        }
-      }
-      V w[D::kStepK];
-      S::prefetch(codes + S::kPrefetchBytes);
-      D::decode_step(codes, w);
-      codes += kStepBytes;
+    decode_block<S, D>(t, panel, k_begin, num_k, [&](std::int64_t k, const V(&w)[D::kStepK]) {
       for (int i = 0; i < D::kStepK; ++i) {
-        if constexpr (D::kScaleK != 0 && D::kScaleK < kBlockK) w[i] = V::mul(w[i], scale);
         V::store(reinterpret_cast<float*>(tile + (k + i) * tile_width), w[i]);
       }
-    }
+    });
   }
 
   // acc[token][panel rows] += tile * x tile, for M tokens and P panels.
@@ -179,11 +243,7 @@ inline void tiled_panels(const MatmulTask& t, std::int64_t panel_begin, std::int
       for (int p = 0; p < P; ++p) {
         Tile::template decode<D>(t, panel + p, k0, num_k, tile + p * kPanelRows, P * kPanelRows);
       }
-      const float* block_scales = nullptr;
-      if constexpr (D::kScaleK == kBlockK) {
-        block_scales = reinterpret_cast<const float*>(t.scales + panel * t.layout.scale_panel_bytes) +
-                       k0 / kBlockK * kPanelRows;
-      }
+      const float* block_scales = scales_of_block<D>(t, panel, k0);
       for (std::int64_t i = 0; i < t.x.num_tiles(); ++i) {
         const auto* x = reinterpret_cast<const std::uint32_t*>(t.x.tile(k0 / kBlockK, i));
         float* a = acc + u * unit_floats + i * t.x.micro_m * P * kPanelRows;
@@ -260,8 +320,8 @@ void transposed(const TransposedTask& t) {
       const float* from = t.x + token * t.x_stride + p * kPanelRows;
       V x = rows >= kPanelRows ? V::load(from) : V::load_first(from, rows);
       if constexpr (D::kHasGlobals) x = V::mul(x, row_globals<S>(group, p));
-      if constexpr (D::kScaleK == kBlockK) {
-        x = V::mul(x, D::load_scale(t.scales + p * t.layout.scale_panel_bytes + t.k_block * D::kScaleBytes));
+      if (const float* block_scales = scales_of_block<D>(group, p, k0)) {
+        x = V::mul(x, V::load(block_scales));
       }
       V::store(x_rows + p * kPanelRows, x);
     }
