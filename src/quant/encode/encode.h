@@ -4,8 +4,9 @@
 //   encode_rows(rows, begin, end, encoded);  // any threads, disjoint blocks of rows
 //
 // Codes are the nearest ones to w / scale, ties to even, saturated; the scale is the one that is stored,
-// after its rounding to scale_dtype. Weights must be finite: ask abs_max first, which every quantiser
-// needs anyway. A group of zeros gets scale 1 (E8M0: 2^-126, DeepSeek's floor).
+// after its rounding to scale_dtype. Decoded weights are finite whatever the input: scales stop where a
+// product could overflow (weights beyond 1e36 saturate) or vanish. Weights must be finite: ask abs_max
+// first, which every quantiser needs anyway. A group of zeros gets scale 1 (E8M0: 2^-126, DeepSeek's floor).
 #pragma once
 
 #include <cstddef>
