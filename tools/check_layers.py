@@ -21,7 +21,7 @@ LAYERS = {
     "comm": ("comm/", "core/", *RESULTS),
     "kernels": ("kernels/", "quant/", "core/", *RESULTS),
     "layers": ("layers/", "core/", "comm/", KERNELS, *RESULTS),
-    "models": ("models/", "formats/", *BELOW_MODELS, "nibble/checkpoint.h", *RESULTS),
+    "models": ("models/", "formats/", *BELOW_MODELS, "nibble/checkpoint.h", "nibble/quantize.h", *RESULTS),
     "engine": ("engine/", "models/model.h", "models/registry.h", "layers/context.h", KERNELS, "comm/", "core/", "nibble/"),
     "apps": ("nibble/", "cli/", "server/", "python/"),
 }

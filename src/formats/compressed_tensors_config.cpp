@@ -48,14 +48,39 @@ void for_each_group(ConfigFields& fields, const std::function<void(ConfigFields&
   fields.absorb(groups->status());
 }
 
-void add_format(ConfigFields& fields, const std::string& format, QuantizationConfig& out) {
+// Weights of four-bit floats: what group_size they must have.
+void check_float_weights(ConfigFields& weights, std::int64_t group_size) {
+  std::int64_t bits = 4;
+  std::int64_t size = group_size;
+  weights.optional_integer("num_bits", bits, {1, 64});
+  weights.optional_integer("group_size", size, {-1, 1 << 20});
+  weights.only_string("type", "float");
+  if (bits == 4 && size == group_size) return;
+  const std::string supported = fmt::format("4 bits in groups of {}", group_size);
+  const std::string_view supported_view = supported;
+  weights.fail_unsupported("num_bits, group_size", fmt::format("{} bits in groups of {}", bits, size),
+                           {&supported_view, 1});
+}
+
+// Adds what `format` may hold; `fields` is where it is named. Null, with an error there, if it is unknown.
+const FormatNameRow* add_format(ConfigFields& fields, const std::string& format, QuantizationConfig& out) {
   for (const FormatNameRow& row : kFormatNames) {
     if (row.name != format) continue;
     out.formats.insert(out.formats.end(), row.formats.begin(), row.formats.end());
-    if (row.float_group != 0) check_float_groups(fields, row.float_group);
-    return;
+    return &row;
   }
   fields.fail_unsupported("format", format, kSupported);
+  return nullptr;
+}
+
+// "mixed-precision": every group names its own format.
+void read_mixed(ConfigFields& fields, QuantizationConfig& out) {
+  for_each_group(fields, [&](ConfigFields& group, ConfigFields& weights) {
+    std::string own;
+    group.string("format", own);
+    const FormatNameRow* row = group.ok() ? add_format(group, own, out) : nullptr;
+    if (row != nullptr && row->float_group != 0) check_float_weights(weights, row->float_group);
+  });
 }
 
 // Integer weights: bits, groups, zero points.
@@ -91,16 +116,7 @@ void read_integers(ConfigFields& weights, QuantizationConfig& out) {
 
 void check_float_groups(ConfigFields& fields, std::int64_t group_size) {
   for_each_group(fields, [group_size](ConfigFields&, ConfigFields& weights) {
-    std::int64_t bits = 4;
-    std::int64_t size = group_size;
-    weights.optional_integer("num_bits", bits, {1, 64});
-    weights.optional_integer("group_size", size, {-1, 1 << 20});
-    weights.only_string("type", "float");
-    if (bits == 4 && size == group_size) return;
-    const std::string supported = fmt::format("4 bits in groups of {}", group_size);
-    const std::string_view supported_view = supported;
-    weights.fail_unsupported("num_bits, group_size", fmt::format("{} bits in groups of {}", bits, size),
-                             {&supported_view, 1});
+    check_float_weights(weights, group_size);
   });
 }
 
@@ -110,13 +126,10 @@ void parse_compressed_tensors(ConfigFields& fields, QuantizationConfig& out) {
   out.description = fmt::format("compressed-tensors {}", format);
   if (!fields.ok()) return;
   if (format == "mixed-precision") {
-    for_each_group(fields, [&](ConfigFields& group, ConfigFields&) {
-      std::string own;
-      group.string("format", own);
-      if (group.ok()) add_format(group, own, out);
-    });
-  } else {
-    add_format(fields, format, out);
+    read_mixed(fields, out);
+  } else if (const FormatNameRow* row = add_format(fields, format, out);
+             row != nullptr && row->float_group != 0) {
+    check_float_groups(fields, row->float_group);
   }
   for_each_group(fields, [&](ConfigFields&, ConfigFields& weights) { read_integers(weights, out); });
   fields.optional_strings("ignore", out.ignore);

@@ -53,6 +53,7 @@ std::unique_ptr<Command> make_logits();
 std::unique_ptr<Command> make_tokenize();
 std::unique_ptr<Command> make_inspect();
 std::unique_ptr<Command> make_plan();
+std::unique_ptr<Command> make_quantize();
 std::unique_ptr<Command> make_eval_ppl();
 std::unique_ptr<Command> make_bench_decode();
 std::unique_ptr<Command> make_bench_prefill();

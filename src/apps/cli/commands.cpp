@@ -39,6 +39,12 @@ constexpr std::array kCommands{
                 "nibble plan DIR --max-model-len 8192\n"
                 "nibble plan --load-format dummy --config config.json --quantization mxfp4\n",
                 &make_plan},
+    CommandInfo{"quantize", "Write a checkpoint in another number format",
+                "nibble quantize DIR OUT --format mxfp4\n"
+                "nibble quantize DIR OUT --format fp8 --experts nvfp4 --exclude 'model.layers.0.*'\n"
+                "nibble quantize FP8_DIR OUT --format bf16\n"
+                "nibble quantize DIR OUT --format mxfp4 --overwrite --json\n",
+                &make_quantize},
     CommandInfo{"eval ppl", "Token-level perplexity of a text",
                 "nibble eval ppl DIR --text valid.txt\n"
                 "nibble eval ppl DIR --text valid.txt --max-model-len 512 --stride 256 --json\n",

@@ -1,0 +1,207 @@
+// quantize_checkpoint of nibble/quantize.h: plan, then shard after shard.
+#include "nibble/quantize.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <new>
+#include <optional>
+#include <unordered_map>
+
+#include "core/quote.h"
+#include "models/quantize/destination.h"
+#include "models/quantize/matrix_encoder.h"
+#include "models/quantize/plan.h"
+#include "models/quantize/run_state.h"
+
+namespace nibble {
+namespace {
+
+using models::DestinationState;
+using models::FinishedShard;
+using models::QuantizeItem;
+using models::QuantizePlan;
+using models::QuantizeShard;
+using Action = models::QuantizeItem::Action;
+
+class ShardWriter {
+ public:
+  ShardWriter(const QuantizeOptions& options, const QuantizePlan& plan, const ProgressCallback& progress)
+      : options_(options),
+        plan_(plan),
+        progress_(progress),
+        threads_(options.num_threads > 0 ? options.num_threads : default_num_threads()),
+        encoder_(threads_) {
+    for (const QuantizeItem& item : plan.items) total_ += item.source_bytes();
+  }
+
+  Result<FinishedShard> write(const QuantizeShard& shard) {
+    std::vector<formats::TensorHeader> headers;
+    for (const std::size_t i : shard.items) {
+      const auto& outputs = plan_.items[i].outputs;
+      headers.insert(headers.end(), outputs.begin(), outputs.end());
+    }
+    NIB_TRY(formats::SafetensorsWriter writer,
+            formats::SafetensorsWriter::create(options_.destination / shard.file, std::move(headers)));
+    FinishedShard finished{.file = shard.file, .bytes = writer.file_bytes(), .tensors = {}};
+    std::size_t next = 0;  // index of the item's first tensor
+    for (std::size_t i = 0; i < shard.items.size(); ++i) {
+      const QuantizeItem& item = plan_.items[shard.items[i]];
+      NIB_TRY_STATUS(report_progress());
+      if (i + 1 < shard.items.size()) prefetch(plan_.items[shard.items[i + 1]]);
+      NIB_TRY(QuantizedTensor row, write_item(item, writer, next));
+      finished.tensors.push_back(std::move(row));
+      next += item.outputs.size();
+      skip(item);
+    }
+    NIB_TRY_STATUS(writer.finish());
+    return finished;
+  }
+
+  // The item is done, here or in an earlier run.
+  void skip(const QuantizeItem& item) {
+    for (const formats::TensorInfo* tensor : item.tensors) plan_.shape.checkpoint.release(*tensor);
+    done_ += item.source_bytes();
+  }
+
+  Status report_progress() {
+    if (!progress_ || progress_("quantize", done_, total_, "bytes")) return {};
+    return Error{ErrorCode::interrupted,
+                 fmt::format("{}: interrupted; the same command goes on with the next shard",
+                             printable(options_.destination.native(), 1024))};
+  }
+
+ private:
+  void prefetch(const QuantizeItem& item) const {
+    for (const formats::TensorInfo* tensor : item.tensors) plan_.shape.checkpoint.prefetch(*tensor);
+  }
+
+  // Files and tensor, for messages.
+  [[nodiscard]] std::string place(const QuantizeItem& item) const {
+    const formats::TensorInfo& tensor = *item.tensors.front();
+    return fmt::format("{}: tensor {}",
+                       printable(plan_.shape.checkpoint.files()[tensor.file_idx].native(), 1024),
+                       quote(tensor.name));
+  }
+
+  Result<QuantizedTensor> write_item(const QuantizeItem& item, formats::SafetensorsWriter& writer,
+                                     std::size_t first) {
+    QuantizedTensor row = describe(item);
+    if (item.action == Action::copy) {
+      NIB_TRY_STATUS(writer.write(first, item.tensors.front()->data));
+      return row;
+    }
+    const auto write = [&](std::size_t index, std::span<const std::byte> bytes) {
+      return writer.write(first + index, bytes);
+    };
+    if (item.action == Action::respell) {
+      NIB_TRY_STATUS(formats::write_matrix(item.matrix, plan_.claim.method, write));
+      return row;
+    }
+    quant::EncodeOptions options = item.options;
+    if (options.format == quant::WeightFormat::nvfp4) options.global_scale = global_scale(item);
+    NIB_TRY(const models::EncodedResult encoded, encoder_.encode(item.matrix, options, place(item)));
+    NIB_TRY_STATUS(formats::write_matrix(encoded.matrix.view(), plan_.claim.method, write));
+    row.relative_rms_error = encoded.error.relative();
+    row.max_error = static_cast<double>(encoded.error.max_error);
+    row.sum_of_squares = encoded.error.squares;
+    return row;
+  }
+
+  static QuantizedTensor describe(const QuantizeItem& item) {
+    QuantizedTensor row{.name = item.name, .source_bytes = item.source_bytes(), .bytes = item.output_bytes()};
+    if (item.action == Action::copy) {
+      row.source_format = dtype_name(item.tensors.front()->dtype);
+      row.format = row.source_format;
+      row.num_parameters = 1;
+      for (const std::int64_t dim : item.tensors.front()->shape) row.num_parameters *= dim;
+      return row;
+    }
+    row.source_format = quant::format_name(item.matrix.format);
+    row.format = item.action == Action::encode ? quant::format_name(item.options.format) : row.source_format;
+    row.num_parameters = item.matrix.n * item.matrix.k;
+    return row;
+  }
+
+  float amax_of(const quant::MatrixView& matrix) {
+    const auto it = amax_.find(matrix.codes);
+    if (it != amax_.end()) return it->second;
+    return amax_[matrix.codes] = encoder_.abs_max(matrix);
+  }
+
+  // Values that are not finite are found, and named, when the matrix is encoded.
+  float global_scale(const QuantizeItem& item) {
+    float amax = amax_of(item.matrix);
+    if (item.partner != nullptr) amax = std::max(amax, amax_of(*item.partner));
+    const float scale = quant::nvfp4_global_scale(std::isfinite(amax) ? amax : 0.0F);
+    return plan_.claim.method == formats::QuantMethod::compressed_tensors ? formats::reciprocal_scale(scale)
+                                                                          : scale;
+  }
+
+  const QuantizeOptions& options_;
+  const QuantizePlan& plan_;
+  const ProgressCallback& progress_;
+  ThreadPool threads_;
+  models::MatrixEncoder encoder_;
+  std::unordered_map<const std::byte*, float> amax_;  // by the codes of a matrix
+  std::uint64_t done_ = 0;
+  std::uint64_t total_ = 0;
+};
+
+void summarise(QuantizeReport& report) {
+  double squared_error = 0;
+  double squares = 0;
+  for (const QuantizedTensor& tensor : report.tensors) {
+    report.source_bytes += tensor.source_bytes;
+    report.bytes += tensor.bytes;
+    if (tensor.format == tensor.source_format) continue;
+    ++report.num_quantized;
+    squares += tensor.sum_of_squares;
+    squared_error += tensor.relative_rms_error * tensor.relative_rms_error * tensor.sum_of_squares;
+  }
+  report.relative_rms_error = squares > 0 ? std::sqrt(squared_error / squares) : 0;
+}
+
+Result<QuantizeReport> run(const QuantizeOptions& options, const ProgressCallback& progress) {
+  NIB_TRY(const QuantizePlan plan, models::plan_quantization(options));
+  NIB_TRY(const DestinationState destination, models::open_destination(options));
+  models::RunState state(options, plan);
+  if (destination == DestinationState::resumable) NIB_TRY_STATUS(state.resume());
+  if (options.overwrite) NIB_TRY_STATUS(models::clear_destination(options));
+
+  QuantizeReport report;
+  report.notes.assign(plan.shape.checkpoint.notes().begin(), plan.shape.checkpoint.notes().end());
+  ShardWriter writer(options, plan, progress);
+  for (const QuantizeShard& shard : plan.shards) {
+    if (state.find(shard.file) == nullptr) {
+      NIB_TRY(FinishedShard finished, writer.write(shard));
+      NIB_TRY_STATUS(state.add(std::move(finished)));
+    } else {
+      for (const std::size_t i : shard.items) writer.skip(plan.items[i]);
+      ++report.resumed_shards;
+    }
+    const std::vector<QuantizedTensor>& rows = state.find(shard.file)->tensors;
+    report.tensors.insert(report.tensors.end(), rows.begin(), rows.end());
+    report.files.push_back(shard.file);
+  }
+  NIB_TRY_STATUS(writer.report_progress());
+  summarise(report);
+  NIB_TRY_STATUS(models::write_small_files(options, plan));
+  NIB_TRY_STATUS(models::write_report(options, report));
+  std::error_code ignored;
+  std::filesystem::remove(options.destination / models::kStateFile, ignored);
+  return report;
+}
+
+}  // namespace
+
+Result<QuantizeReport> quantize_checkpoint(const QuantizeOptions& options, const ProgressCallback& progress) {
+  try {
+    return run(options, progress);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory(
+        fmt::format("{}: no memory to quantise it", printable(options.source.native(), 1024)));
+  }
+}
+
+}  // namespace nibble
