@@ -54,6 +54,7 @@ void encode_rows(const float* rows, std::int64_t row_begin, std::int64_t row_end
 
 }  // namespace
 
-constinit const Encoder kFp8Encoder = {.format = WeightFormat::fp8, .encode_rows = encode_rows};
+constinit const Encoder kFp8Encoder = {.format = WeightFormat::fp8,
+                                       .encode_rows = encode_rows_widest<encode_rows>};
 
 }  // namespace nibble::quant

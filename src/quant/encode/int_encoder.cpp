@@ -54,7 +54,9 @@ void encode_rows(const float* rows, std::int64_t row_begin, std::int64_t row_end
 
 }  // namespace
 
-constinit const Encoder kInt8Encoder = {.format = WeightFormat::int8, .encode_rows = encode_rows<8>};
-constinit const Encoder kInt4Encoder = {.format = WeightFormat::int4, .encode_rows = encode_rows<4>};
+constinit const Encoder kInt8Encoder = {.format = WeightFormat::int8,
+                                        .encode_rows = encode_rows_widest<encode_rows<8>>};
+constinit const Encoder kInt4Encoder = {.format = WeightFormat::int4,
+                                        .encode_rows = encode_rows_widest<encode_rows<4>>};
 
 }  // namespace nibble::quant

@@ -56,6 +56,7 @@ void encode_rows(const float* rows, std::int64_t row_begin, std::int64_t row_end
 
 }  // namespace
 
-constinit const Encoder kMxfp4Encoder = {.format = WeightFormat::mxfp4, .encode_rows = encode_rows};
+constinit const Encoder kMxfp4Encoder = {.format = WeightFormat::mxfp4,
+                                         .encode_rows = encode_rows_widest<encode_rows>};
 
 }  // namespace nibble::quant

@@ -75,6 +75,7 @@ void encode_rows(const float* rows, std::int64_t row_begin, std::int64_t row_end
 
 }  // namespace
 
-constinit const Encoder kNvfp4Encoder = {.format = WeightFormat::nvfp4, .encode_rows = encode_rows};
+constinit const Encoder kNvfp4Encoder = {.format = WeightFormat::nvfp4,
+                                         .encode_rows = encode_rows_widest<encode_rows>};
 
 }  // namespace nibble::quant
