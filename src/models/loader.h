@@ -13,7 +13,8 @@ namespace nibble::models {
 Status allocate_weights(const std::vector<WeightSpec>& specs, kernels::Device& device);
 
 // Reads the checkpoint once, in file order: checks that every value is finite, packs it, lets its
-// pages go. Memory beyond the packed weights is what is in flight (kTaskBytes of mapped pages a thread).
+// pages go. Memory beyond the packed weights is what is in flight: mapped pages of a batch of small
+// tensors, or about kTaskBytes of large ones a thread.
 // bad_input names the tensor and element that is not finite; interrupted if progress returned false.
 Status stream_weights(const formats::Checkpoint& checkpoint, const BoundCheckpoint& bound,
                       kernels::Device& device, const ProgressCallback& progress);
