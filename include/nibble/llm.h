@@ -35,6 +35,9 @@ struct LlmOptions {
   std::string experts_quantization;
   std::string other_quantization;                 // embedding, head, router; empty = as stored
   std::vector<std::string> quantization_exclude;  // modules or globs that stay as stored
+  // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
+  // plain rule (faster).
+  bool search_scales = true;
   std::int32_t num_hidden_layers = 0;             // > 0 shortens the model (dummy weights only)
   std::string device = "auto";                    // auto, cpu, cuda
   std::string isa;                                // empty = the environment's NIBBLE_ISA, else the best tier
@@ -46,7 +49,7 @@ struct LlmOptions {
   std::int32_t max_num_batched_tokens = 512;  // prefill chunk
   std::int32_t page_size = 64;
   MlaMode mla = MlaMode::automatic;
-  std::string kv_cache_dtype = "auto";  // auto, f32, bf16
+  std::string kv_cache_dtype = "auto";  // auto, f32, bf16, fp8 (= fp8_e4m3), fp8_e5m2
 };
 
 // One sequence to run through the model for its logits.

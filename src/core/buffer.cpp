@@ -35,12 +35,27 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (data_ == nullptr) return;
+  if (data_ == nullptr || slab_ != nullptr) return;
   if (bytes_ < kHugePage) {
     std::free(data_);
   } else {
     munmap(data_, round_up(bytes_, kHugePage));
   }
+}
+
+std::size_t BufferSlab::share(std::size_t bytes) noexcept {
+  return bytes < kHugePage ? round_up(bytes, kSmallAlign) : 0;
+}
+
+Buffer BufferSlab::take(std::size_t bytes) {
+  const std::size_t taken = share(bytes);
+  if (taken == 0 || taken > memory_->size() - used_) return Buffer(bytes);
+  Buffer slice;
+  slice.data_ = memory_->data() + used_;
+  slice.bytes_ = bytes;
+  slice.slab_ = memory_;
+  used_ += taken;
+  return slice;
 }
 
 }  // namespace nibble

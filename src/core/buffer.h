@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -15,10 +16,13 @@ class Buffer {
   explicit Buffer(std::size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        slab_(std::move(other.slab_)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(slab_, other.slab_);
     return *this;
   }
 
@@ -32,8 +36,29 @@ class Buffer {
   }
 
  private:
+  friend class BufferSlab;
+
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
+  std::shared_ptr<const Buffer> slab_;  // owns the memory of a slice
+};
+
+// Cuts buffers that are too small for huge pages of their own from one allocation that has them: their
+// memory is cleared by whoever first writes to it, in 2 MiB pieces. It lives as long as any of them.
+class BufferSlab {
+ public:
+  // What a buffer takes of a slab: 0 if it is large enough to stand alone.
+  static std::size_t share(std::size_t bytes) noexcept;
+
+  // Room for buffers whose shares add up to `bytes`. Throws std::bad_alloc.
+  explicit BufferSlab(std::size_t bytes) : memory_(std::make_shared<const Buffer>(bytes)) {}
+
+  // Zero-filled, from the slab while it has room, else on its own. Throws std::bad_alloc.
+  Buffer take(std::size_t bytes);
+
+ private:
+  std::shared_ptr<const Buffer> memory_;
+  std::size_t used_ = 0;
 };
 
 }  // namespace nibble

@@ -3,8 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "core/buffer.h"
 #include "kernels/exec.h"
@@ -30,7 +33,14 @@ class Device {
 
   // Allocates a weight whose rows are then filled by pack_rows or fill_dummy. out_of_memory if the
   // memory cannot be had.
-  [[nodiscard]] virtual Result<Weight> allocate_weight(const WeightShape& shape) const = 0;
+  [[nodiscard]] Result<Weight> allocate_weight(const WeightShape& shape) const {
+    auto weights = allocate_weights({&shape, 1});
+    if (!weights.ok()) return std::move(weights).error();
+    return std::move(weights.value().front());
+  }
+  // Several at once, in this order: small ones may share memory.
+  [[nodiscard]] virtual Result<std::vector<Weight>> allocate_weights(
+      std::span<const WeightShape> shapes) const = 0;
 
   // Repacks rows [src_row, src_row + rows) of `src` into rows [row, row + rows) of group `group`.
   // Formats and k must agree. Safe to call from several threads for different rows that are

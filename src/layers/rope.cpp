@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "layers/sin_cos.h"
+
 namespace nibble::layers {
 namespace {
 
@@ -73,6 +75,8 @@ void Rope::build_tables(std::int64_t max_positions, ThreadPool& threads) {
   cos_ = Buffer(bytes);
   sin_ = Buffer(bytes);
   max_positions_ = max_positions;
+  float* const cos = cos_.as<float>();
+  float* const sin = sin_.as<float>();
   constexpr std::int64_t kRowsPerTask = 1024;
   threads.parallel_for((max_positions + kRowsPerTask - 1) / kRowsPerTask,
                        [&](std::int64_t task, int /*thread*/) {
@@ -83,8 +87,9 @@ void Rope::build_tables(std::int64_t max_positions, ThreadPool& threads) {
                              // The angle is rounded to float32, as in the reference; its cosine is not the
                              // place to differ.
                              const auto angle = static_cast<double>(static_cast<float>(p) * frequencies[i]);
-                             cos_.as<float>()[row + i] = static_cast<float>(std::cos(angle)) * scale;
-                             sin_.as<float>()[row + i] = static_cast<float>(std::sin(angle)) * scale;
+                             const SinCos turn = sin_cos(angle);
+                             cos[row + i] = static_cast<float>(turn.cos) * scale;
+                             sin[row + i] = static_cast<float>(turn.sin) * scale;
                            }
                          }
                        });

@@ -224,6 +224,9 @@ Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindin
     if (!binding.spec->is_matrix()) continue;
     const kernels::WeightShape wanted = wanted_shape(binding, quant);
     binding.encode = wanted.format != binding.matrix.format;
+    if (const auto scheme = quant.scheme_of(binding.spec->kind, binding.spec->name)) {
+      binding.target_group_k = scheme->group_k;
+    }
     NIB_TRY_STATUS(check_divides(checkpoint, *binding.spec, wanted));
     for (const RowBlock& block : binding.spec->blocks) {
       kernels::WeightShape& shape = block.weight->shape;

@@ -16,7 +16,10 @@ struct Binding {
   const WeightSpec* spec = nullptr;
   quant::MatrixView matrix;                         // of a matrix
   std::vector<const formats::TensorInfo*> tensors;  // all it is made of; the first holds the codes
-  bool encode = false;  // the weight takes another format than the matrix: quantise while loading
+  // The weight takes another format than the matrix: quantise while loading, in groups of this size
+  // (Scheme::group_k).
+  bool encode = false;
+  std::int64_t target_group_k = 0;
 
   [[nodiscard]] const formats::TensorInfo& main_tensor() const { return *tensors.front(); }
 };

@@ -7,7 +7,8 @@
 #include <mutex>
 
 #include "core/quote.h"
-#include "quant/int_layouts.h"
+#include "formats/mapped_file.h"
+#include "models/weight_packer.h"
 
 namespace nibble::models {
 namespace {
@@ -15,22 +16,29 @@ namespace {
 using formats::Checkpoint;
 using formats::TensorInfo;
 
-// Tensors are handed to the threads in batches of about this size: large enough that small experts
-// keep all threads busy, small enough to bound what is mapped at a time.
-constexpr std::size_t kBatchBytes = std::size_t{32} << 20;
+// Tensors are handed to the threads in batches of about this size a thread: large enough that waiting
+// for the last task of a batch costs little, small enough for progress to move.
+constexpr std::size_t kBatchBytesPerThread = std::size_t{32} << 20;
+constexpr std::size_t kMaxBatchBytes = std::size_t{512} << 20;
 
-// Rows per task: a multiple of the packers' 16 rows and of FP8's 128-row scale blocks.
-constexpr std::int64_t kTaskRows = 128;
-
-// Rows of one tensor that one thread checks and packs.
+// Source bytes per task, about: the size of a huge page, since threads that first write to the same one
+// at the same time each clear it.
+constexpr std::int64_t kTaskBytes = std::int64_t{2} << 20;
+// Rows of one matrix that one thread checks and packs.
 struct PackTask {
   const Binding* binding;
-  const RowBlock* block;
-  std::int64_t begin;  // within the block
-  std::int64_t rows;
+  std::int64_t begin;
+  std::int64_t end;
 };
 
-std::int64_t round_down(std::int64_t a, std::int64_t to) { return a / to * to; }
+std::int64_t row_bytes(const quant::MatrixView& matrix) {
+  return matrix.k * quant::format_row(matrix.format).bits / 8;
+}
+
+std::int64_t task_rows(const quant::MatrixView& matrix) {
+  constexpr std::int64_t kUnit = WeightPacker::kRowUnit;
+  return (kTaskBytes / std::max<std::int64_t>(1, row_bytes(matrix)) / kUnit + 1) * kUnit;
+}
 
 std::string tensor_name(const Checkpoint& checkpoint, const Binding& binding) {
   const TensorInfo& tensor = binding.main_tensor();
@@ -47,8 +55,9 @@ std::size_t source_bytes(const Binding& binding) {
 // Runs the tasks of a batch on all threads and keeps the first error.
 class BatchPacker {
  public:
-  BatchPacker(const Checkpoint& checkpoint, kernels::Device& device)
-      : checkpoint_(checkpoint), device_(device) {}
+  BatchPacker(const Checkpoint& checkpoint, const BoundCheckpoint& bound, kernels::Device& device,
+              quant::ScaleRule scales)
+      : checkpoint_(checkpoint), device_(device), packer_(bound.bindings, device, scales) {}
 
   Status pack(std::span<const Binding* const> batch) {
     tasks_.clear();
@@ -57,41 +66,33 @@ class BatchPacker {
         NIB_TRY_STATUS(read_parameter(*binding));
         continue;
       }
-      if (binding->matrix.format == quant::WeightFormat::int8 ||
-          binding->matrix.format == quant::WeightFormat::int4) {
-        NIB_TRY_STATUS(quant::check_integer_layout(binding->matrix, tensor_name(checkpoint_, *binding)));
-      }
-      for (const RowBlock& block : binding->spec->blocks) {
-        for (std::int64_t begin = 0; begin < block.rows; begin += kTaskRows) {
-          tasks_.push_back({binding, &block, begin, std::min(kTaskRows, block.rows - begin)});
-        }
+      NIB_TRY_STATUS(packer_.prepare(*binding, tensor_name(checkpoint_, *binding)));
+      const std::int64_t rows = task_rows(binding->matrix);
+      for (std::int64_t begin = 0; begin < binding->matrix.n; begin += rows) {
+        tasks_.push_back({binding, begin, std::min(begin + rows, binding->matrix.n)});
       }
     }
     device_.exec().threads().parallel_for(
         static_cast<std::int64_t>(tasks_.size()),
         [this](std::int64_t i, int) { run(tasks_[static_cast<std::size_t>(i)]); });
     if (bad_ == nullptr) return {};
-    quant::RowBuffer buffer;  // again, for the exact element
-    return quant::check_finite(quant::canonical_rows(bad_->matrix, 0, bad_->matrix.n, buffer),
-                               tensor_name(checkpoint_, *bad_));
+    return WeightPacker::not_finite(*bad_, tensor_name(checkpoint_, *bad_));
   }
 
  private:
   void run(const PackTask& task) {
+    if (!packer_.pack(*task.binding, task.begin, task.end)) {
+      const std::lock_guard lock(mutex_);
+      if (bad_ == nullptr || task.binding < bad_) bad_ = task.binding;
+      return;
+    }
     const quant::MatrixView& matrix = task.binding->matrix;
-    const std::int64_t src_row = task.block->src_row + task.begin;
-    const std::int64_t begin =
-        matrix.rows_per_scale() >= matrix.n ? src_row : round_down(src_row, matrix.rows_per_scale());
-    thread_local quant::RowBuffer buffer;
-    const quant::MatrixView window = quant::canonical_rows(matrix, begin, src_row + task.rows, buffer);
-    if (!quant::check_finite(window, "").ok()) return report(*task.binding);
-    device_.pack_rows(*task.block->weight, task.block->group, task.block->row + task.begin, window,
-                      src_row - begin, task.rows);
-  }
-
-  void report(const Binding& binding) {
-    const std::lock_guard lock(mutex_);
-    if (bad_ == nullptr || &binding < bad_) bad_ = &binding;
+    const std::int64_t bytes = row_bytes(matrix);
+    const std::int64_t rows = task.end - task.begin;
+    // Small pieces, and layouts that do not keep rows in one piece, go with their batch: every call
+    // interrupts the other threads' cores.
+    if (matrix.layout != quant::MatrixLayout::rows || rows * bytes < kTaskBytes / 2) return;
+    formats::advise_done({matrix.codes + task.begin * bytes, static_cast<std::size_t>(rows * bytes)});
   }
 
   Status read_parameter(const Binding& binding) {
@@ -105,6 +106,7 @@ class BatchPacker {
 
   const Checkpoint& checkpoint_;
   kernels::Device& device_;
+  WeightPacker packer_;
   std::vector<PackTask> tasks_;
   std::mutex mutex_;
   const Binding* bad_ = nullptr;  // the first in list order, whichever thread found it
@@ -124,18 +126,38 @@ std::vector<const Binding*> in_file_order(const BoundCheckpoint& bound) {
 }
 
 // The end of the batch that begins at `begin`.
-std::size_t batch_end(const std::vector<const Binding*>& order, std::size_t begin) {
+std::size_t batch_end(const std::vector<const Binding*>& order, std::size_t begin, std::size_t batch_bytes) {
   std::size_t bytes = 0;
   std::size_t end = begin;
-  while (end < order.size() && bytes < kBatchBytes) bytes += source_bytes(*order[end++]);
+  while (end < order.size() && bytes < batch_bytes) bytes += source_bytes(*order[end++]);
   return end;
 }
 
-template <class Fn>
-void for_each_tensor(std::span<const Binding* const> batch, Fn&& fn) {
+// The bytes of a batch as few runs: tensors usually follow each other in the file.
+std::vector<std::span<const std::byte>> mapped_runs(std::span<const Binding* const> batch) {
+  std::vector<std::span<const std::byte>> runs;
   for (const Binding* binding : batch) {
-    for (const TensorInfo* tensor : binding->tensors) fn(*tensor);
+    for (const TensorInfo* tensor : binding->tensors) runs.push_back(tensor->data);
   }
+  std::sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.data() < b.data(); });
+  std::size_t count = 0;
+  for (const std::span<const std::byte> run : runs) {
+    if (count > 0 && runs[count - 1].data() + runs[count - 1].size() == run.data()) {
+      runs[count - 1] = {runs[count - 1].data(), runs[count - 1].size() + run.size()};
+    } else {
+      runs[count++] = run;
+    }
+  }
+  runs.resize(count);
+  return runs;
+}
+
+void prefetch(std::span<const Binding* const> batch) {
+  for (const auto run : mapped_runs(batch)) formats::advise_will_need(run);
+}
+
+void release(std::span<const Binding* const> batch) {
+  for (const auto run : mapped_runs(batch)) formats::advise_done(run);
 }
 
 }  // namespace
@@ -144,38 +166,39 @@ Status allocate_weights(const std::vector<WeightSpec>& specs, kernels::Device& d
   const std::vector<WeightEntry> entries = distinct_weights(specs);
   std::size_t total = 0;
   for (const WeightEntry& entry : entries) total += device.weight_bytes(entry.weight->shape);
-  for (const WeightEntry& entry : entries) {
-    auto weight = device.allocate_weight(entry.weight->shape);
-    if (!weight.ok()) {
-      return std::move(weight).error().with_context(
-          fmt::format("the packed weights take {:.1f} MiB in all", static_cast<double>(total) / (1 << 20)));
-    }
-    *entry.weight = std::move(weight).value();
+  std::vector<kernels::WeightShape> shapes;
+  for (const WeightEntry& entry : entries) shapes.push_back(entry.weight->shape);
+  auto weights = device.allocate_weights(shapes);
+  if (!weights.ok()) {
+    return std::move(weights).error().with_context(
+        fmt::format("the packed weights take {:.1f} MiB in all", static_cast<double>(total) / (1 << 20)));
   }
+  for (std::size_t i = 0; i < entries.size(); ++i) *entries[i].weight = std::move(weights.value()[i]);
   return {};
 }
 
 Status stream_weights(const Checkpoint& checkpoint, const BoundCheckpoint& bound, kernels::Device& device,
-                      const ProgressCallback& progress) {
+                      quant::ScaleRule scales, const ProgressCallback& progress) {
   const std::vector<const Binding*> order = in_file_order(bound);
   std::uint64_t total = 0;
   for (const Binding* binding : order) total += source_bytes(*binding);
-  const auto prefetch = [&](const TensorInfo& tensor) { checkpoint.prefetch(tensor); };
-  const auto release = [&](const TensorInfo& tensor) { checkpoint.release(tensor); };
 
-  BatchPacker packer(checkpoint, device);
+  const auto num_threads = static_cast<std::size_t>(device.exec().threads().num_threads());
+  const std::size_t batch_bytes = std::min(num_threads * kBatchBytesPerThread, kMaxBatchBytes);
+
+  BatchPacker packer(checkpoint, bound, device, scales);
   std::uint64_t done = 0;
-  std::size_t end = batch_end(order, 0);
-  for_each_tensor(std::span(order).subspan(0, end), prefetch);
+  std::size_t end = batch_end(order, 0, batch_bytes);
+  prefetch(std::span(order).subspan(0, end));
   for (std::size_t begin = 0; begin < order.size();) {
     if (progress && !progress("load weights", done, total, "bytes")) {
       return Error{ErrorCode::interrupted, "loading was interrupted"};
     }
     const auto batch = std::span(order).subspan(begin, end - begin);
-    const std::size_t next_end = batch_end(order, end);
-    for_each_tensor(std::span(order).subspan(end, next_end - end), prefetch);
+    const std::size_t next_end = batch_end(order, end, batch_bytes);
+    prefetch(std::span(order).subspan(end, next_end - end));
     NIB_TRY_STATUS(packer.pack(batch));
-    for_each_tensor(batch, release);
+    release(batch);
     for (const Binding* binding : batch) done += source_bytes(*binding);
     begin = end;
     end = next_end;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "formats/checkpoint.h"
+#include "kernels/cache_layout.h"
 #include "models/binding.h"
 #include "models/checkpoint_shape.h"
 #include "models/deepseek_v2/model.h"
@@ -37,6 +38,7 @@ struct Shaped {
   std::unique_ptr<std::vector<WeightSpec>> specs;  // bindings point into it
   std::optional<formats::Checkpoint> checkpoint;
   BoundCheckpoint bound;
+  quant::ScaleRule scales = quant::ScaleRule::searched;
 };
 
 ModelOptions model_options(const LoadOptions& options) {
@@ -44,8 +46,10 @@ ModelOptions model_options(const LoadOptions& options) {
 }
 
 Status check_options(const LoadOptions& options) {
-  if (options.cache_dtype != DType::f32 && options.cache_dtype != DType::bf16) {
-    return unsupported(fmt::format("cache dtype {}; supported: F32, BF16", dtype_name(options.cache_dtype)));
+  const DType cache = options.cache_dtype;
+  if (cache != DType::f32 && cache != DType::bf16 && !kernels::is_fp8_cache(cache)) {
+    return unsupported(
+        fmt::format("cache dtype {}; supported: F32, BF16, F8_E4M3, F8_E5M2", dtype_name(cache)));
   }
   if (options.num_hidden_layers != 0 && !options.dummy) {
     return bad_input("num_hidden_layers shortens models with dummy weights only");
@@ -140,13 +144,14 @@ Result<Shaped> shape_model(const LoadOptions& options) {
   return Shaped{.model = std::move(shape.model),
                 .specs = std::move(shape.specs),
                 .checkpoint = std::move(shape.checkpoint),
-                .bound = std::move(shape.bound)};
+                .bound = std::move(shape.bound),
+                .scales = options.quant.search_scales ? quant::ScaleRule::searched : quant::ScaleRule::plain};
 }
 
 Status fill(Shaped& shaped, kernels::Device& device, const ProgressCallback& progress) {
   NIB_TRY_STATUS(allocate_weights(*shaped.specs, device));
   if (shaped.checkpoint) {
-    NIB_TRY_STATUS(stream_weights(*shaped.checkpoint, shaped.bound, device, progress));
+    NIB_TRY_STATUS(stream_weights(*shaped.checkpoint, shaped.bound, device, shaped.scales, progress));
   } else {
     fill_dummy(*shaped.specs, device);
   }

@@ -22,6 +22,12 @@ void check_shape(const MatrixView& m) {
             m.n, m.k);
 }
 
+void check_rows(const MatrixView& m, std::int64_t row_begin, std::int64_t row_end) {
+  check_shape(m);
+  NIB_CHECK(row_begin >= 0 && row_begin <= row_end && row_end <= m.n, "rows {}..{} of {}", row_begin, row_end,
+            m.n);
+}
+
 Error nonfinite_weight(const MatrixView& m, std::string_view name, std::int64_t row, std::int64_t column,
                        float value) {
   const Codec& c = codec(m.format);
@@ -35,9 +41,7 @@ Error nonfinite_weight(const MatrixView& m, std::string_view name, std::int64_t 
 }  // namespace
 
 void dequantize_rows(const MatrixView& matrix, std::int64_t row_begin, std::int64_t row_end, float* out) {
-  check_shape(matrix);
-  NIB_CHECK(row_begin >= 0 && row_begin <= row_end && row_end <= matrix.n, "rows {}..{} of {}", row_begin,
-            row_end, matrix.n);
+  check_rows(matrix, row_begin, row_end);
   const Codec& c = codec(matrix.format);
   for (std::int64_t row = row_begin; row < row_end; ++row) {
     c.dequantize_row(matrix, row, out + (row - row_begin) * matrix.k);
@@ -45,10 +49,15 @@ void dequantize_rows(const MatrixView& matrix, std::int64_t row_begin, std::int6
 }
 
 Status check_finite(const MatrixView& matrix, std::string_view name) {
-  check_shape(matrix);
+  return check_finite(matrix, 0, matrix.n, name);
+}
+
+Status check_finite(const MatrixView& matrix, std::int64_t row_begin, std::int64_t row_end,
+                    std::string_view name) {
+  check_rows(matrix, row_begin, row_end);
   const Codec& c = codec(matrix.format);
   std::vector<float> weights;
-  for (std::int64_t row = 0; row < matrix.n; ++row) {
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
     if (!c.may_be_nonfinite(matrix, row)) continue;
     weights.resize(static_cast<std::size_t>(matrix.k));
     c.dequantize_row(matrix, row, weights.data());

@@ -61,5 +61,8 @@ void dequantize_rows(const MatrixView& matrix, std::int64_t row_begin, std::int6
 // Looks for values no valid checkpoint holds: NaN or infinite weights and scales. Returns an error
 // naming `name`, the element's row and column and the value. One pass over codes and scales.
 Status check_finite(const MatrixView& matrix, std::string_view name);
+// Of rows [row_begin, row_end) only.
+Status check_finite(const MatrixView& matrix, std::int64_t row_begin, std::int64_t row_end,
+                    std::string_view name);
 
 }  // namespace nibble::quant

@@ -56,6 +56,16 @@ class Bench(unittest.TestCase):
         self.assertEqual(len(header.split(",")), 23)
         self.assertGreaterEqual(len(row.split(",")), 23)
 
+    def test_the_model_of_a_config_file_is_named_after_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = pathlib.Path(folder) / "some-shape.json"
+            config.write_bytes(CONFIG.read_bytes())
+            (got,) = json.loads(self.bench("decode", "--load-format", "dummy", "--config", config, "-n", "1", "-r", "1",
+                                           "--json"))
+            self.assertEqual(got["model"], "some-shape")
+        (got,) = json.loads(self.bench("decode", *DUMMY, "-n", "1", "-r", "1", "--json"))
+        self.assertEqual(got["model"], "v2lite-tiny")
+
     def test_a_context_that_is_too_short(self):
         answer = nibble.run("bench", "decode", *DUMMY, "-n", "20", "--max-model-len", "8", "-r", "1")
         self.assertEqual(answer.code, 2, answer)
@@ -66,7 +76,8 @@ class Bench(unittest.TestCase):
         got = json.loads(self.bench("load", model, "-r", "2", "--json"))
         self.assertEqual(got["file_bytes"], (model / "model.safetensors").stat().st_size)
         self.assertEqual(len(got["seconds"]), 2)
-        self.assertGreater(got["page_cache_read_gb_s"]["one_thread"], 0)
+        for way in ("one_thread", "all_threads", "fresh_memory"):
+            self.assertGreater(got["page_cache_read_gb_s"][way], 0)
         self.assertTrue(got["phases"])
         self.assertIn("page cache", self.bench("load", model, "-r", "1"))
         self.assertEqual(nibble.run("bench", "load", *DUMMY).code, 2)

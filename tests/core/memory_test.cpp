@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <new>
+#include <vector>
 
 #include "core/arena.h"
 #include "core/buffer.h"
@@ -27,6 +28,31 @@ TEST(Buffer, IsZeroAlignedAndOfItsSize) {
     EXPECT_TRUE(std::ranges::all_of(buffer.bytes(), [](std::byte b) { return b == std::byte{0}; })) << bytes;
     buffer.bytes().back() = std::byte{1};
   }
+}
+
+TEST(BufferSlab, SlicesAreZeroAlignedApartAndOutliveIt) {
+  std::vector<Buffer> slices;
+  {
+    BufferSlab slab(BufferSlab::share(100) + BufferSlab::share(64) + BufferSlab::share(std::size_t{3} << 20));
+    for (const std::size_t bytes :
+         {std::size_t{100}, std::size_t{64}, std::size_t{3} << 20, std::size_t{5}}) {
+      slices.push_back(slab.take(bytes));  // the third is large, for the last there is no room left
+    }
+  }
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(slices[i].data()) % 64, 0U);
+    EXPECT_TRUE(std::ranges::all_of(slices[i].bytes(), [](std::byte b) { return b == std::byte{0}; }));
+    std::ranges::fill(slices[i].bytes(), static_cast<std::byte>(i + 1));
+  }
+  Buffer moved = std::move(slices.front());
+  slices.front() = Buffer();
+  for (std::size_t i = 1; i < slices.size(); ++i) {
+    EXPECT_TRUE(std::ranges::all_of(slices[i].bytes(),
+                                    [&](std::byte b) { return b == static_cast<std::byte>(i + 1); }));
+  }
+  EXPECT_EQ(moved.size(), 100U);
+  EXPECT_EQ(moved.bytes().back(), std::byte{1});
+  EXPECT_EQ(BufferSlab::share(std::size_t{2} << 20), 0U);
 }
 
 TEST(Buffer, EmptyOwnsNothing) {

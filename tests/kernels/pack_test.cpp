@@ -1,12 +1,14 @@
 // Packed weights hold exactly the weights of their source, whatever rows were packed in whichever pieces.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "kernels/cpu/layout.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
 #include "tests/kernels/matrices.h"
+#include "tests/kernels/tiers.h"
 #include "tests/support/compare.h"
 
 namespace nibble::kernels::testing {
@@ -39,7 +41,7 @@ TEST(Pack, WholeMatrices) {
   Random random(1);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups groups = random_groups(any_device(), random, c.format, 2, c.n, c.k);
+    const PackedGroups groups = random_groups(any_device(), random, c.format, 2, c.n, c.k, c.grouping);
     for (std::int64_t g = 0; g < 2; ++g) {
       expect_rows(groups.packed, g, 0, *groups.sources[static_cast<std::size_t>(g)], 0, c.n);
     }
@@ -53,9 +55,10 @@ TEST(Pack, HeadSlices) {
   constexpr std::int64_t kKeyRows = 24;
   constexpr std::int64_t kValueRows = 40;
   Random random(2);
-  for (const auto& [format, name, bits, codes, group_k, group_n] : quant::formats()) {
-    SCOPED_TRACE(name);
-    const std::int64_t k = group_k > 1 ? 160 : 67;
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const quant::WeightFormat format = row.format;
+    const std::int64_t k = row.group_k > 1 ? 160 : 67;
     const auto source = random_matrix(random, format, kHeads * (kKeyRows + kValueRows), k);
     Device& device = any_device();
     Result<Weight> keys =
@@ -98,6 +101,33 @@ TEST(Pack, PiecesOfSeveralSources) {
     }
     expect_rows(*weight, 0, 0, *upper, 0, kRows);
     expect_rows(*weight, 0, kRows, *lower, 0, kRows);
+  }
+}
+
+// Every tier's vector code packs the very bytes that scalar code does: rows shorter and longer than its
+// vectors with tails of all lengths, whole panels and parts of panels.
+TEST(Pack, EveryTierPacksTheSameBytes) {
+  Random random(4);
+  for (const auto& row : quant::formats()) {
+    const std::int64_t unit = row.any_group ? row.codes_per_byte_group : row.group_k > 1 ? row.group_k : 1;
+    for (const std::int64_t k : {unit, 7 * unit, 33 * unit, 70 * unit, 129 * unit}) {
+      const auto source = random_matrix(random, row.format, 91, k);
+      const auto packed_by = [&](Device& device) {
+        Result<Weight> weight =
+            device.allocate_weight({.format = row.format, .num_groups = 1, .n = 88, .k = k});
+        EXPECT_TRUE(weight.ok());
+        device.pack_rows(*weight, 0, 0, source->view, 3, 37);    // two panels and part of the third
+        device.pack_rows(*weight, 0, 37, source->view, 40, 51);  // the rest of it, two panels, and a part
+        return std::move(weight).value();
+      };
+      const Weight expected = packed_by(any_device());
+      for (const TierCase& tier : available_tiers()) {
+        SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " by " << tier.name);
+        const Weight packed = packed_by(device_of(tier));
+        EXPECT_TRUE(std::ranges::equal(packed.codes.bytes(), expected.codes.bytes()));
+        EXPECT_TRUE(std::ranges::equal(packed.scales.bytes(), expected.scales.bytes()));
+      }
+    }
   }
 }
 

@@ -54,11 +54,8 @@ struct Fp8Case {
     for (std::size_t i = 0; i < codes.size(); i += 3) codes[i] |= 0x80U;
   }
   [[nodiscard]] MatrixView view() const {
-    return {.format = WeightFormat::fp8,
-            .n = n,
-            .k = k,
-            .codes = bytes_of(codes),
-            .scales = bytes_of(scales)};
+    return {
+        .format = WeightFormat::fp8, .n = n, .k = k, .codes = bytes_of(codes), .scales = bytes_of(scales)};
   }
   [[nodiscard]] std::vector<float> expected() const {
     std::vector<float> out;
@@ -211,6 +208,18 @@ TEST(CheckFinite, NamesTheWeight) {
   EXPECT_EQ(status.error().code, ErrorCode::bad_input);
   EXPECT_THAT(status.error().message, AllOf(HasSubstr("model.norm.weight"), HasSubstr("row 1"),
                                             HasSubstr("column 3"), HasSubstr("inf")));
+}
+
+TEST(CheckFinite, LooksAtTheRowsItIsGiven) {
+  std::vector<float> values(12, 1.0F);
+  values[7] = std::numeric_limits<float>::infinity();
+  const MatrixView m{.format = WeightFormat::f32, .n = 3, .k = 4, .codes = bytes_of(values)};
+  EXPECT_TRUE(check_finite(m, 0, 1, "w").ok());
+  EXPECT_TRUE(check_finite(m, 2, 3, "w").ok());
+  const Status status = check_finite(m, 1, 2, "w");
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, HasSubstr("row 1"));  // of the matrix, not of those looked at
+  EXPECT_THROW((void)check_finite(m, 1, 4, "w"), InternalError);
 }
 
 TEST(CheckFinite, SixteenBitFormats) {

@@ -58,6 +58,8 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
   options.add_text("--mlp", model.llm.mlp_quantization, "SCHEME", "Scheme of dense and shared MLPs");
   options.add_text("--experts", model.llm.experts_quantization, "SCHEME", "Scheme of routed experts");
   options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding, head and router");
+  options.add_choice("--scales", model.scales, {"searched", "plain"},
+                     "Scales of what is quantised while loading: least squared error, or the format's rule");
   options.add_repeatable("--exclude", model.llm.quantization_exclude, "MODULE",
                          "Module or glob that stays as stored; may be given several times");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,
@@ -70,7 +72,8 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                       1 << 20, "Tokens per step while reading prompts");
   options.add_choice("--mla", model.mla, {"auto", "naive", "absorb", "absorbed"},
                      "How latent attention is computed");
-  options.add_choice("--kv-cache-dtype", model.llm.kv_cache_dtype, {"auto", "f32", "bf16"}, "Cache entries");
+  options.add_choice("--kv-cache-dtype", model.llm.kv_cache_dtype,
+                     {"auto", "f32", "bf16", "fp8", "fp8_e4m3", "fp8_e5m2"}, "Cache entries");
 }
 
 void add_max_num_seqs(OptionSet& options, ModelOptions& model) {
@@ -86,6 +89,7 @@ Status require_model(const std::filesystem::path& model) {
 Result<LlmOptions> resolve(const ModelOptions& model, const CommonOptions& common) {
   LlmOptions llm = model.llm;
   llm.dummy_weights = model.load_format == "dummy";
+  llm.search_scales = model.scales == "searched";
   llm.device = common.device;
   llm.num_threads = common.threads;
   llm.isa = model.isa == "auto" ? "" : model.isa;
@@ -115,7 +119,12 @@ Result<std::unique_ptr<Llm>> load_model(const LlmOptions& options, const CommonO
 
 std::string model_name(const LlmOptions& options) {
   std::filesystem::path path = options.model;
-  if (path.empty()) path = std::filesystem::absolute(options.config).parent_path();
+  if (path.empty()) {
+    // A published model is known by its directory; a config file of another name by its own.
+    const std::filesystem::path config = std::filesystem::absolute(options.config);
+    if (config.filename() != "config.json") return config.stem().string();
+    path = config.parent_path();
+  }
   path = path.lexically_normal();
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }

@@ -31,6 +31,7 @@ struct ModelOptions {
   std::string load_format = "auto";
   std::string mla = "auto";
   std::string isa = "auto";
+  std::string scales = "searched";
 };
 
 void add_model_options(OptionSet& options, ModelOptions& model);

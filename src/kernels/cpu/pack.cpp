@@ -38,7 +38,21 @@ std::uint32_t join_nibbles(std::uint32_t x) {
   return lo | (hi << 4);
 }
 
-// Writes one step: words[lane] is each row's next 32 bits.
+StepShuffle code_shuffle(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::f32:
+    case WeightFormat::bf16:
+    case WeightFormat::int8: return StepShuffle::keep;
+    case WeightFormat::f16:
+    case WeightFormat::fp8: return StepShuffle::split_words;
+    case WeightFormat::mxfp4:
+    case WeightFormat::nvfp4:
+    case WeightFormat::int4: return StepShuffle::split_nibbles;
+  }
+  return StepShuffle::keep;
+}
+
+// Writes one step of codes: words[lane] is each row's next 32 bits.
 void store_step(WeightFormat format, const Step& words, std::byte* step) {
   switch (format) {
     case WeightFormat::f32:
@@ -78,56 +92,67 @@ std::uint32_t load_word(const std::byte* row, std::int64_t s, std::int64_t bytes
 }
 
 // Lanes [lane, lane + rows) of one panel's codes from consecutive source rows.
-void pack_codes(WeightFormat format, std::byte* panel, std::int64_t lane, const std::byte* src,
-                std::int64_t bytes, std::int64_t rows) {
-  const std::int64_t whole_steps = bytes / 4;
-  const std::int64_t steps = ceil_div(bytes, 4);
+void pack_codes(WeightFormat format, const PanelSource& source, std::int64_t lane, std::int64_t rows,
+                std::byte* panel, PackPanel pack_panel) {
+  const std::int64_t bytes = source.row_bytes;
+  const bool whole = rows == kPanelRows && pack_panel != nullptr;
+  const std::int64_t packed = whole ? pack_panel(code_shuffle(format), source, panel) : 0;
   Step words;
-  for (std::int64_t s = 0; s < steps; ++s) {
+  for (std::int64_t s = packed; s < ceil_div(bytes, 4); ++s) {
     std::byte* step = panel + s * kStepBytes;
-    if (rows == kPanelRows && s < whole_steps) {
-      for (std::int64_t r = 0; r < kPanelRows; ++r)
-        std::memcpy(&words[static_cast<std::size_t>(r)], src + r * bytes + s * 4, 4);
-    } else {
-      for (std::int64_t r = 0; r < kPanelRows; ++r) {
-        words[static_cast<std::size_t>(r)] = r >= lane && r < lane + rows
-                                                 ? load_word(src + (r - lane) * bytes, s, bytes)
-                                                 : unpack_step(format, step, r);
-      }
+    for (std::int64_t r = 0; r < kPanelRows; ++r) {
+      words[static_cast<std::size_t>(r)] = r >= lane && r < lane + rows
+                                               ? load_word(source.rows + (r - lane) * bytes, s, bytes)
+                                               : unpack_step(format, step, r);
     }
     store_step(format, words, step);
   }
 }
 
-// float32 scales of one row into its lane, and zeros if the panel has them.
-void pack_wide_scales(const WeightShape& shape, const PanelLayout& l, std::byte* panel, std::int64_t lane,
-                      const quant::MatrixView& src, std::int64_t src_row) {
+// float32 scales of source rows [src_row, src_row + rows) into lanes [lane, ...) of a panel's scales, and
+// zeros if the panel has them.
+void pack_wide_scales(WeightFormat format, const PanelLayout& l, const quant::MatrixView& src,
+                      std::int64_t src_row, std::int64_t rows, std::int64_t lane, std::byte* panel) {
   const std::int64_t groups = src.num_groups();
-  const float factor = shape.format == WeightFormat::fp8 ? kFp8ScaleFactor : 1.0F;
+  const std::int64_t rows_per_scale = src.rows_per_scale();
+  const float factor = format == WeightFormat::fp8 ? kFp8ScaleFactor : 1.0F;
   const bool has_zeros = l.scale_bytes > kPanelRows * 4;
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const float scale =
-        factor * quant::load_scale(src.scales, src.scale_dtype, src_row / src.rows_per_scale() * groups + g);
-    std::byte* vector = panel + g * l.scale_bytes;
-    std::memcpy(vector + lane * 4, &scale, 4);
-    if (has_zeros) {
-      vector[kPanelRows * 4 + lane] = src.zeros != nullptr ? src.zeros[src_row * groups + g] : std::byte{0};
+  for (std::int64_t begin = src_row; begin < src_row + rows;) {
+    const std::int64_t scale_row = begin / rows_per_scale;
+    const std::int64_t end = std::min((scale_row + 1) * rows_per_scale, src_row + rows);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const float scale = factor * quant::load_scale(src.scales, src.scale_dtype, scale_row * groups + g);
+      std::byte* vector = panel + g * l.scale_bytes;
+      for (std::int64_t r = begin; r < end; ++r) {
+        std::memcpy(vector + (lane + r - src_row) * 4, &scale, 4);
+        if (has_zeros) {
+          vector[kPanelRows * 4 + lane + r - src_row] =
+              src.zeros != nullptr ? src.zeros[r * groups + g] : std::byte{0};
+        }
+      }
+    }
+    begin = end;
+  }
+}
+
+// Scales of a byte for every group of a row, likewise.
+void pack_narrow_scales(const quant::MatrixView& src, std::int64_t src_row, std::int64_t rows,
+                        std::int64_t lane, std::byte* panel, PackPanel pack_panel) {
+  const std::int64_t count = src.num_groups();
+  const PanelSource source{.rows = src.scales + src_row * count, .row_bytes = count};
+  const bool whole = rows == kPanelRows && pack_panel != nullptr;
+  const std::int64_t packed = whole ? 4 * pack_panel(StepShuffle::split_bytes, source, panel) : 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = packed; i < count; ++i) {
+      panel[i * kPanelRows + lane + r] = source.rows[r * count + i];
     }
   }
 }
 
-// Scales of one row into its lane.
-void pack_row_scales(const Weight& weight, const PanelLayout& l, std::byte* group_scales, std::int64_t row,
-                     const quant::MatrixView& src, std::int64_t src_row) {
-  std::byte* panel = group_scales + row / kPanelRows * l.scale_panel_bytes;
-  const std::int64_t lane = row % kPanelRows;
-  if (l.scale_bytes > kPanelRows) return pack_wide_scales(weight.shape, l, panel, lane, src, src_row);
-  const std::int64_t count = src.num_groups();
-  const std::byte* row_scales = src.scales + src_row * count;
-  for (std::int64_t i = 0; i < count; ++i) panel[i * kPanelRows + lane] = row_scales[i];
-  if (l.globals_offset != 0) {
-    std::memcpy(group_scales + l.globals_offset + row * 4, &src.global_scale, 4);
-  }
+std::array<float, kPanelRows> filled(float value) {
+  std::array<float, kPanelRows> values;
+  values.fill(value);
+  return values;
 }
 
 std::uint64_t splitmix(std::uint64_t x) {
@@ -135,12 +160,6 @@ std::uint64_t splitmix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
-}
-
-std::array<float, kPanelRows> filled(float value) {
-  std::array<float, kPanelRows> values;
-  values.fill(value);
-  return values;
 }
 
 // Random bits of a step made into valid codes; `exponent` is log2 of the wanted magnitude.
@@ -181,7 +200,7 @@ std::uint32_t unpack_step(WeightFormat format, const std::byte* step, std::int64
 }
 
 void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
-               std::int64_t src_row, std::int64_t rows) {
+               std::int64_t src_row, std::int64_t rows, PackPanel pack_panel) {
   const WeightShape& shape = weight.shape;
   NIB_CHECK(src.format == shape.format && src.k == shape.k && src.grouping == shape.grouping &&
                 src.layout == quant::MatrixLayout::rows,
@@ -195,18 +214,27 @@ void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant
   std::byte* group_scales = weight.scales.data() + group * weight.scales_group_bytes;
   const std::int64_t bytes = row_bytes(shape.format, src.k);
   for (std::int64_t done = 0; done < rows;) {
+    const std::int64_t panel_idx = (row + done) / kPanelRows;
     const std::int64_t lane = (row + done) % kPanelRows;
     const std::int64_t count = std::min(kPanelRows - lane, rows - done);
-    pack_codes(shape.format, group_codes + (row + done) / kPanelRows * l.panel_bytes, lane,
-               src.codes + (src_row + done) * bytes, bytes, count);
+    const PanelSource source{.rows = src.codes + (src_row + done) * bytes, .row_bytes = bytes};
+    pack_codes(shape.format, source, lane, count, group_codes + panel_idx * l.panel_bytes, pack_panel);
+    std::byte* scales = group_scales + panel_idx * l.scale_panel_bytes;
+    if (l.scale_bytes > kPanelRows) {
+      pack_wide_scales(shape.format, l, src, src_row + done, count, lane, scales);
+    } else if (l.scale_k != 0) {
+      pack_narrow_scales(src, src_row + done, count, lane, scales, pack_panel);
+    }
     done += count;
   }
-  if (l.scale_k == 0) return;
   // All rows of a group share the order of channels: whoever packs the first row brings it.
   if (shape.grouping.act_order && row == 0) {
     std::memcpy(group_scales + l.g_idx_offset, src.g_idx, static_cast<std::size_t>(shape.k) * 4);
   }
-  for (std::int64_t r = 0; r < rows; ++r) pack_row_scales(weight, l, group_scales, row + r, src, src_row + r);
+  if (l.globals_offset == 0) return;
+  for (std::int64_t r = row; r < row + rows; ++r) {
+    std::memcpy(group_scales + l.globals_offset + r * 4, &src.global_scale, 4);
+  }
 }
 
 void fill_dummy(Weight& weight, std::uint64_t seed, ThreadPool& threads) {

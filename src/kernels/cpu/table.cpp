@@ -39,6 +39,16 @@ void overlay(KernelTable& t) {
 
 }  // namespace
 
+const Tier* find_tier(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::scalar: break;
+    case CpuIsa::avx2: return &avx2::tier();
+    case CpuIsa::avx512: return &avx512::tier();
+    case CpuIsa::avx512_bf16: return &avx512_bf16::tier();
+  }
+  return nullptr;
+}
+
 KernelTable table(CpuIsa isa) {
   KernelTable t = ref::kernels();
   switch (isa) {

@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/cpu_info.h"
 #include "kernels/cpu/layout.h"
+#include "kernels/cpu/pack.h"
 
 namespace nibble::kernels::cpu {
 
@@ -143,11 +145,17 @@ struct Tier {
   std::array<void (*)(const TransposedTask&), kNumDecoders> transposed{};
   void (*dot_block)(const DotBlock&) = nullptr;
   void (*weighted_sum)(const WeightedSum&) = nullptr;
+  // out[i] = value of codes[i] * scale for i in [0, n), E5M2 or E4M3.
+  void (*decode_fp8)(const std::uint8_t* codes, std::int64_t n, float scale, bool e5m2, float* out) = nullptr;
   // x[i] = exp(x[i] - max) for i in [0, n); returns the sum.
   float (*exp_sum)(float* x, std::int64_t n, float max) = nullptr;
   // y = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, float* y, std::int64_t n) = nullptr;
   void (*rms_norm)(const float* x, const float* weight, float eps, float* y, std::int64_t d) = nullptr;
+  PackPanel pack_panel = nullptr;
 };
+
+// The tier of an instruction set; null for scalar.
+const Tier* find_tier(CpuIsa isa);
 
 }  // namespace nibble::kernels::cpu

@@ -1,6 +1,7 @@
 #include "kernels/cpu/avx512/tier.h"
 
 #include "kernels/cpu/avx512/instances.h"
+#include "kernels/cpu/avx512/pack.h"
 #include "kernels/cpu/generic/attention.h"
 #include "kernels/cpu/generic/elementwise.h"
 
@@ -30,8 +31,10 @@ Tier make_tier() {
   add_format<DecodeInt4ActOrder>(tier, Decoder::int4_act_order);
   tier.dot_block = generic::dot_block<Simd>;
   tier.weighted_sum = generic::weighted_sum<Simd>;
+  tier.decode_fp8 = generic::decode_fp8<Simd>;
   tier.exp_sum = generic::exp_sum<Simd>;
   tier.silu_mul = generic::silu_mul<Simd>;
+  tier.pack_panel = pack_panel;
   tier.rms_norm = generic::rms_norm<Simd>;
   return tier;
 }
