@@ -29,9 +29,9 @@ struct PackedBytes {
   std::int64_t g_idx = 0;
 };
 
-// What pack_* will write. bad_input if the layout cannot hold the matrix: n or k beside the words, scales
-// that are not F16 (the codes were chosen against another rounding: encode with scale_dtype F16), int8 or
-// reordered channels in AWQ, a short last group in AWQ. The message has no tensor name.
+// What pack_* will write. bad_input if the layout cannot hold the matrix: n or k that fill no whole words,
+// scales that are not F16 (the codes were chosen against another rounding: encode with scale_dtype F16), int8
+// or reordered channels in AWQ, a short last group in AWQ. The message has no tensor name.
 Result<PackedBytes> packed_bytes(const MatrixView& matrix, MatrixLayout layout);
 
 // Each writes one whole tensor to `out` (PackedBytes of it); pointers need no alignment. `matrix` is

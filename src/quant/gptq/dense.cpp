@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 namespace nibble::quant {
@@ -11,26 +11,34 @@ namespace {
 
 // Depth of one pass: a packed strip of B stays in the L1 cache.
 constexpr std::int64_t kDepth = 256;
-constexpr std::int64_t kTileRows = 4;
-// Columns of a register tile: two 16-byte vectors.
+
+// Spelled as vectors, since compilers vectorise the sum over p instead, with shuffles, at a third of the
+// speed. 16 bytes exist on every 64-bit processor; four rows of two vectors leave registers for operands.
 template <class T>
-constexpr std::int64_t kTileColumns = 32 / static_cast<std::int64_t>(sizeof(T));
+struct Lanes {
+  static constexpr std::size_t kCount = 16 / sizeof(T);
+  using Vector [[gnu::vector_size(16)]] = T;
+};
+constexpr std::int64_t kTileRows = 4;
+constexpr std::size_t kTileVectors = 2;
+template <class T>
+constexpr std::int64_t kTileColumns = kTileVectors* Lanes<T>::kCount;
 
 // Columns of a panel, and rows of a task.
 constexpr std::int64_t kPanel = 64;
 constexpr std::int64_t kTaskRows = 32;
 
+// kTileColumns columns of B, row after row.
 template <class T>
-using Strip = std::array<T, static_cast<std::size_t>(kDepth* kTileColumns<T>)>;
+using Strip = std::array<typename Lanes<T>::Vector, kDepth * kTileVectors>;
 
 // The columns [0, width) of B, zero-padded to whole vectors.
 template <class T>
 void pack_strip(Rows<const T> b, std::int64_t depth, std::int64_t width, Strip<T>& strip) {
-  constexpr std::int64_t kWidth = kTileColumns<T>;
   for (std::int64_t p = 0; p < depth; ++p) {
-    for (std::int64_t j = 0; j < kWidth; ++j) {
-      strip[static_cast<std::size_t>(p * kWidth + j)] = j < width ? b.row(p)[j] : T{0};
-    }
+    std::array<T, static_cast<std::size_t>(kTileColumns<T>)> row{};
+    std::copy_n(b.row(p), width, row.begin());
+    std::memcpy(&strip[static_cast<std::size_t>(p) * kTileVectors], row.data(), sizeof(row));
   }
 }
 
@@ -38,21 +46,24 @@ void pack_strip(Rows<const T> b, std::int64_t depth, std::int64_t width, Strip<T
 template <class T>
 void subtract_tile(Rows<const T> a, const Strip<T>& strip, Rows<T> c, std::int64_t rows, std::int64_t depth,
                    std::int64_t width) {
-  constexpr auto kWidth = static_cast<std::size_t>(kTileColumns<T>);
-  std::array<const T*, kTileRows> a_rows;
-  for (std::int64_t r = 0; r < kTileRows; ++r)
-    a_rows[static_cast<std::size_t>(r)] = a.row(std::min(r, rows - 1));
-  std::array<std::array<T, kWidth>, kTileRows> sums{};
+  const T* a0 = a.row(0);
+  const T* a1 = a.row(std::min<std::int64_t>(1, rows - 1));
+  const T* a2 = a.row(std::min<std::int64_t>(2, rows - 1));
+  const T* a3 = a.row(rows - 1);
+  typename Lanes<T>::Vector sums[kTileRows][kTileVectors] = {};
   for (std::int64_t p = 0; p < depth; ++p) {
-    const T* b = strip.data() + p * kTileColumns<T>;
-    for (std::size_t r = 0; r < kTileRows; ++r) {
-      const T factor = a_rows[r][p];
-      for (std::size_t j = 0; j < kWidth; ++j) sums[r][j] += factor * b[j];
+    const auto* b = &strip[static_cast<std::size_t>(p) * kTileVectors];
+    for (std::size_t v = 0; v < kTileVectors; ++v) {
+      sums[0][v] += b[v] * a0[p];
+      sums[1][v] += b[v] * a1[p];
+      sums[2][v] += b[v] * a2[p];
+      sums[3][v] += b[v] * a3[p];
     }
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t j = 0; j < width; ++j)
-      c.row(r)[j] -= sums[static_cast<std::size_t>(r)][static_cast<std::size_t>(j)];
+    std::array<T, static_cast<std::size_t>(kTileColumns<T>)> row;
+    std::memcpy(row.data(), sums[r], sizeof(row));
+    for (std::int64_t j = 0; j < width; ++j) c.row(r)[j] -= row[static_cast<std::size_t>(j)];
   }
 }
 
