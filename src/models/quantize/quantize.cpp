@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "core/quote.h"
+#include "formats/mapped_file.h"
 #include "models/quantize/destination.h"
 #include "models/quantize/matrix_encoder.h"
 #include "models/quantize/plan.h"
@@ -60,7 +61,7 @@ class ShardWriter {
 
   // The item is done, here or in an earlier run.
   void skip(const QuantizeItem& item) {
-    for (const formats::TensorInfo* tensor : item.tensors) plan_.shape.checkpoint.release(*tensor);
+    for (const formats::TensorInfo* tensor : item.tensors) formats::advise_done(tensor->data);
     done_ += item.source_bytes();
   }
 
@@ -73,7 +74,7 @@ class ShardWriter {
 
  private:
   void prefetch(const QuantizeItem& item) const {
-    for (const formats::TensorInfo* tensor : item.tensors) plan_.shape.checkpoint.prefetch(*tensor);
+    for (const formats::TensorInfo* tensor : item.tensors) formats::advise_will_need(tensor->data);
   }
 
   // Files and tensor, for messages.

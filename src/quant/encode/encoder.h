@@ -28,6 +28,13 @@ struct Encoder {
                       const EncodeTarget& out);
 };
 
+// Before a loop over 16 weights: GCC would unroll it before it looks for vectors, and then find none.
+#if defined(__GNUC__) && !defined(__clang__)
+#define NIB_KEEP_LOOP _Pragma("GCC unroll 1")
+#else
+#define NIB_KEEP_LOOP
+#endif
+
 using EncodeRows = decltype(Encoder::encode_rows);
 
 // kEncode, compiled for AVX2 as well and run that way where the processor has it. The results are the same:

@@ -30,6 +30,7 @@ std::uint8_t plain_scale(std::uint32_t amax_bits, float global) {
 float squared_error(const std::array<float, kGroup>& x, float ratio) {
   const float inverse = 1.0F / ratio;
   std::array<float, kGroup> squares;
+  NIB_KEEP_LOOP
   for (std::size_t i = 0; i < kGroup; ++i) {
     const float error = x[i] - e2m1_round_lane(x[i] * inverse) * ratio;
     squares[i] = error * error;
@@ -40,6 +41,7 @@ float squared_error(const std::array<float, kGroup>& x, float ratio) {
 std::uint8_t searched_scale(const float* w, std::uint8_t plain, float global) {
   const float plain_value = e4m3_to_float(plain);
   std::array<float, kGroup> x;
+  NIB_KEEP_LOOP
   for (std::size_t i = 0; i < kGroup; ++i) x[i] = abs_lane(w[i] / (plain_value * global));
   float least = search_bound(squared_error(x, 1.0F));
   std::uint8_t best = plain;
@@ -55,6 +57,7 @@ std::uint8_t searched_scale(const float* w, std::uint8_t plain, float global) {
 
 void encode_group(const float* w, float scale, std::uint8_t* out) {
   std::array<std::uint8_t, kGroup> codes;
+  NIB_KEEP_LOOP
   for (std::size_t i = 0; i < kGroup; ++i) codes[i] = static_cast<std::uint8_t>(e2m1_lane(w[i] / scale));
   pack_nibbles(codes.data(), kGroup / 2, out);
 }
