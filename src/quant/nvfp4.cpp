@@ -23,8 +23,10 @@ void dequantize_row(const MatrixView& m, std::int64_t row, float* out) {
   const std::uint8_t* codes = byte_row(m.codes, row, m.k / 2);
   for (std::int64_t begin = 0; begin < m.k; begin += kGroup) {
     const float s = group_scale(m, row, begin);
-    for (std::int64_t kk = begin; kk < begin + kGroup; ++kk) {
-      out[kk] = kE2m1Values[e2m1_code_at(codes, kk)] * s * m.global_scale;
+    for (std::int64_t kk = begin; kk < begin + kGroup; kk += 2) {
+      const E2m1Pair& pair = kE2m1Pairs[codes[kk / 2]];
+      out[kk] = pair[0] * s * m.global_scale;
+      out[kk + 1] = pair[1] * s * m.global_scale;
     }
   }
 }

@@ -37,29 +37,31 @@ struct Encoder {
 
 using EncodeRows = decltype(Encoder::encode_rows);
 
-// kEncode, compiled for AVX2 as well and run that way where the processor has it. The results are the same:
-// no operation is fused or reordered, there are only more lanes.
+// Functions of this target are chosen at run time. Their results are the same: no operation is fused or
+// reordered, there are only more lanes.
 #if defined(__x86_64__)
-template <EncodeRows kEncode>
-__attribute__((target("avx2"), flatten)) void encode_rows_avx2(const float* rows, std::int64_t row_begin,
-                                                               std::int64_t row_end,
-                                                               const EncodeTarget& out) {
-  kEncode(rows, row_begin, row_end, out);
-}
-template <EncodeRows kEncode>
-void encode_rows_widest(const float* rows, std::int64_t row_begin, std::int64_t row_end,
-                        const EncodeTarget& out) {
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0;
-  has_avx2 ? encode_rows_avx2<kEncode>(rows, row_begin, row_end, out)
-           : kEncode(rows, row_begin, row_end, out);
+#define NIB_FOR_AVX2 __attribute__((target("avx2"), flatten))
+inline bool has_avx2() noexcept {
+  static const bool has = __builtin_cpu_supports("avx2") != 0;
+  return has;
 }
 #else
+#define NIB_FOR_AVX2
+inline bool has_avx2() noexcept { return false; }
+#endif
+
+// kEncode, run with AVX2 where the processor has it.
+template <EncodeRows kEncode>
+NIB_FOR_AVX2 void encode_rows_avx2(const float* rows, std::int64_t row_begin, std::int64_t row_end,
+                                   const EncodeTarget& out) {
+  kEncode(rows, row_begin, row_end, out);
+}
 template <EncodeRows kEncode>
 void encode_rows_widest(const float* rows, std::int64_t row_begin, std::int64_t row_end,
                         const EncodeTarget& out) {
-  kEncode(rows, row_begin, row_end, out);
+  has_avx2() ? encode_rows_avx2<kEncode>(rows, row_begin, row_end, out)
+             : kEncode(rows, row_begin, row_end, out);
 }
-#endif
 
 extern const Encoder kF32Encoder;
 extern const Encoder kF16Encoder;

@@ -85,22 +85,14 @@ IntScale choose(const float* w, std::int64_t count, const IntScaleRule& rule) {
   return best;
 }
 
-// As encode_rows_widest: the same results with more lanes.
-#if defined(__x86_64__)
-__attribute__((target("avx2"), flatten)) IntScale choose_avx2(const float* w, std::int64_t count,
-                                                              const IntScaleRule& rule) {
+NIB_FOR_AVX2 IntScale choose_avx2(const float* w, std::int64_t count, const IntScaleRule& rule) {
   return choose(w, count, rule);
 }
-#endif
 
 }  // namespace
 
 IntScale choose_int_scale(const float* w, std::int64_t count, const IntScaleRule& rule) {
-#if defined(__x86_64__)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0;
-  if (has_avx2) return choose_avx2(w, count, rule);
-#endif
-  return choose(w, count, rule);
+  return has_avx2() ? choose_avx2(w, count, rule) : choose(w, count, rule);
 }
 
 }  // namespace nibble::quant

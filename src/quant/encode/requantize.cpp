@@ -41,6 +41,10 @@ EncodeError measure_row(const float* w, const float* decoded, std::int64_t k) {
           .max_error = std::bit_cast<float>(largest)};
 }
 
+NIB_FOR_AVX2 EncodeError measure_row_avx2(const float* w, const float* decoded, std::int64_t k) {
+  return measure_row(w, decoded, k);
+}
+
 // Calls fn(task, rows, row_begin, row_end) with the decoded rows of each task.
 template <class Fn>
 void for_decoded_rows(const MatrixView& source, std::int64_t task_rows, ThreadPool& threads, Fn&& fn) {
@@ -80,7 +84,9 @@ EncodeError measure_error(const float* rows, std::int64_t row_begin, std::int64_
   std::vector<float> decoded(static_cast<std::size_t>(encoded.k));
   for (std::int64_t row = row_begin; row < row_end; ++row) {
     dequantize_rows(encoded, row, row + 1, decoded.data());
-    total += measure_row(rows + (row - row_begin) * encoded.k, decoded.data(), encoded.k);
+    const float* w = rows + (row - row_begin) * encoded.k;
+    total += has_avx2() ? measure_row_avx2(w, decoded.data(), encoded.k)
+                        : measure_row(w, decoded.data(), encoded.k);
   }
   return total;
 }
