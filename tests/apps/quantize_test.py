@@ -213,19 +213,51 @@ class Formats(Folder):
             from safetensors import safe_open
         except ImportError:
             self.skipTest("needs numpy, ml_dtypes and safetensors")
-        written = self.quantize(nibble.golden("v2lite-tiny"), "mxfp4", "--format", "mxfp4")
-        plain = formats.File(self.quantize(written, "f32", "--format", "f32"))
-        with safe_open(written / "model.safetensors", framework="numpy") as file:
-            names = [name for name in file.keys() if name.endswith(".weight_packed")]
-            self.assertTrue(names)
-            for name in names:
-                packed = file.get_tensor(name)
-                nibbles = numpy.stack([packed & 15, packed >> 4], axis=-1).reshape(packed.shape[0], -1)
-                scales = file.get_tensor(name.replace("weight_packed", "weight_scale")).view(ml_dtypes.float8_e8m0fnu)
-                values = nibbles.view(ml_dtypes.float4_e2m1fn).astype(numpy.float32)
-                values *= numpy.repeat(scales.astype(numpy.float32), 32, axis=1)
-                want = plain.tensors[name.replace("weight_packed", "weight")][2]
-                self.assertEqual(values.tobytes(), want, name)
+        # safetensors looks for these in numpy itself.
+        numpy.float8_e4m3fn = ml_dtypes.float8_e4m3fn
+        numpy.bfloat16 = ml_dtypes.bfloat16
+
+        def fp4(packed):
+            nibbles = numpy.stack([packed & 15, packed >> 4], axis=-1).reshape(packed.shape[0], -1)
+            return nibbles.view(ml_dtypes.float4_e2m1fn).astype(numpy.float32)
+
+        def each(scales, n, group):
+            """A scale for every weight of groups of this many columns."""
+            return numpy.repeat(scales.astype(numpy.float32), group, axis=1)[:, :n]
+
+        def decode_mxfp4(get):
+            scales = get("weight_scale").view(ml_dtypes.float8_e8m0fnu)
+            return fp4(get("weight_packed")) * each(scales, None, 32)
+
+        def decode_nvfp4(get):
+            return fp4(get("weight")) * each(get("weight_scale"), None, 16) * get("weight_scale_2")
+
+        def decode_fp8(get):
+            codes = get("weight")
+            scales = numpy.repeat(get("weight_scale_inv"), 128, axis=0)[:codes.shape[0]]
+            return codes.astype(numpy.float32) * each(scales, codes.shape[1], 128)
+
+        def decode_int8(get):
+            return get("weight").astype(numpy.float32) * get("weight_scale").astype(numpy.float32)
+
+        def decode_int4(get):
+            n, k = get("weight_shape")
+            shifts = numpy.arange(0, 32, 4, dtype=numpy.uint32)
+            words = get("weight_packed").view(numpy.uint32)
+            codes = (words[:, :, None] >> shifts & 15).reshape(n, -1)[:, :k].astype(numpy.float32) - 8
+            return codes * each(get("weight_scale"), k, 128)
+
+        decoders = {"mxfp4": decode_mxfp4, "nvfp4": decode_nvfp4, "fp8": decode_fp8, "int8": decode_int8,
+                    "int4": decode_int4}
+        for name, decode in decoders.items():
+            written = self.quantize(nibble.golden("v2lite-tiny"), name, "--format", name)
+            plain = formats.File(self.quantize(written, "f32", "--format", "f32", "--overwrite"))
+            with safe_open(written / "model.safetensors", framework="numpy") as file:
+                modules = formats.File(written).modules()[0]
+                self.assertTrue(modules)
+                for module in modules:
+                    values = decode(lambda suffix, m=module: file.get_tensor(f"{m}.{suffix}"))
+                    self.assertEqual(values.astype(numpy.float32).tobytes(), plain.tensors[module + ".weight"][2], module)
 
 
 def write_safetensors(path, tensors):

@@ -155,8 +155,8 @@ class Planner {
     } else {
       if (const std::string why = formats::why_unspellable(item.matrix); !why.empty()) {
         return refuse(item.name,
-                      fmt::format("is to stay in {}, but {}, which no published configuration that "
-                                  "nibble writes can say; give it a format of its own",
+                      fmt::format("is stored in {} and would stay so, but {}, which no configuration "
+                                  "that nibble writes can express; choose another format for it",
                                   quant::format_name(item.matrix.format), why));
       }
       item.outputs = formats::matrix_tensors(item.name, item.matrix, plan_.claim.method);
