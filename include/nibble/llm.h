@@ -38,10 +38,10 @@ struct LlmOptions {
   // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
   // plain rule (faster).
   bool search_scales = true;
-  std::int32_t num_hidden_layers = 0;             // > 0 shortens the model (dummy weights only)
-  std::string device = "auto";                    // auto, cpu, cuda
-  std::string isa;                                // empty = the environment's NIBBLE_ISA, else the best tier
-  int num_threads = 0;                            // 0 = all cores
+  std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
+  std::string device = "auto";         // auto, cpu, cuda
+  std::string isa;                     // empty = the environment's NIBBLE_ISA, else the best tier
+  int num_threads = 0;                 // 0 = all cores
   // Tokens of a sequence, prompt and reply. 0 = the model's max_position_embeddings, halved until cache
   // and scratch of one sequence take at most half of the memory that the weights leave.
   std::int32_t max_model_len = 0;
