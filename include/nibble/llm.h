@@ -49,7 +49,7 @@ struct LlmOptions {
   std::int32_t max_num_batched_tokens = 512;  // prefill chunk
   std::int32_t page_size = 64;
   MlaMode mla = MlaMode::automatic;
-  std::string kv_cache_dtype = "auto";  // auto, f32, bf16
+  std::string kv_cache_dtype = "auto";  // auto, f32, bf16, fp8 (= fp8_e4m3), fp8_e5m2
 };
 
 // One sequence to run through the model for its logits.

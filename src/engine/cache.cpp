@@ -36,7 +36,14 @@ Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheS
   cache.page_size_ = shape.page_size;
   cache.specs_per_layer_ = static_cast<std::int32_t>(specs.size());
   const auto num_slots = static_cast<std::int64_t>(shape.num_pages) * shape.page_size;
+  const auto bytes_of = [&](const layers::CacheSpec& spec) {
+    return static_cast<std::size_t>(num_slots / spec.tokens_per_entry) *
+           static_cast<std::size_t>(spec.bytes_per_entry());
+  };
   try {
+    std::size_t shared = 0;
+    for (const layers::CacheSpec& spec : specs) shared += BufferSlab::share(bytes_of(spec));
+    BufferSlab slab(with_memory ? shared * static_cast<std::size_t>(shape.num_layers) : 0);
     for (std::int32_t layer_idx = 0; layer_idx < shape.num_layers; ++layer_idx) {
       for (const layers::CacheSpec& spec : specs) {
         if (shape.page_size % spec.tokens_per_entry != 0) {
@@ -45,9 +52,8 @@ Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheS
                           shape.page_size, spec.tokens_per_entry, spec.name));
         }
         const std::int64_t entries = num_slots / spec.tokens_per_entry;
-        const auto bytes =
-            static_cast<std::size_t>(entries) * static_cast<std::size_t>(spec.bytes_per_entry());
-        cache.buffers_.emplace_back(with_memory ? bytes : 0);
+        const std::size_t bytes = bytes_of(spec);
+        cache.buffers_.push_back(slab.take(with_memory ? bytes : 0));
         void* data = with_memory ? static_cast<void*>(cache.buffers_.back().data()) : counting_address();
         cache.tensors_.push_back(make_view(data, spec.dtype, {entries, spec.width}));
         cache.bytes_ += bytes;

@@ -32,9 +32,10 @@ Result<DType> parse_cache_dtype(std::string_view name) {
   // more weights than cache.
   if (name == "auto" || name == "f32") return DType::f32;
   if (name == "bf16") return DType::bf16;
-  if (name == "fp8" || name == "fp8_e4m3")
-    return unsupported("kv_cache_dtype fp8 is not supported yet; use auto, f32 or bf16");
-  return bad_input(fmt::format("kv_cache_dtype '{}' is unknown; use auto, f32 or bf16", name));
+  if (name == "fp8" || name == "fp8_e4m3") return DType::f8_e4m3;
+  if (name == "fp8_e5m2") return DType::f8_e5m2;
+  return bad_input(
+      fmt::format("kv_cache_dtype '{}' is unknown; use auto, f32, bf16, fp8, fp8_e4m3 or fp8_e5m2", name));
 }
 
 Result<models::LoadOptions> parse_load(const LlmOptions& options) {

@@ -296,7 +296,4 @@ std::span<const TensorInfo> Checkpoint::tensors() const { return impl_->tensors;
 std::span<const std::string> Checkpoint::notes() const { return impl_->notes; }
 const TensorInfo* Checkpoint::find(std::string_view name) const { return impl_->find(name); }
 
-void Checkpoint::prefetch(const TensorInfo& tensor) const { advise_will_need(tensor.data); }
-void Checkpoint::release(const TensorInfo& tensor) const { advise_done(tensor.data); }
-
 }  // namespace nibble::formats

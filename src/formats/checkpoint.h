@@ -41,10 +41,6 @@ class Checkpoint {
   [[nodiscard]] const TensorInfo* find(std::string_view name) const;
   [[nodiscard]] std::span<const std::string> notes() const;  // harmless oddities (stale index, ...)
 
-  // Tells the kernel that this tensor is about to be read / will not be read again.
-  void prefetch(const TensorInfo& tensor) const;
-  void release(const TensorInfo& tensor) const;
-
  private:
   struct Impl;
   explicit Checkpoint(std::unique_ptr<Impl> impl);

@@ -95,10 +95,16 @@ void take_input_scales(Search& search) {
   }
 }
 
-Status fill_grid_scales(Search& search, const TensorInfo& scale) {
+Status fill_grid_scales(Search& search, const TensorInfo& weight) {
   constexpr std::int64_t kBlock = 128;
   quant::MatrixView& m = search.source.matrix;
-  NIB_TRY_STATUS(check_dtype(search, scale, {DType::f32, DType::bf16, DType::f16, DType::f8_e8m0}));
+  NIB_TRY(const TensorInfo* scale, require(search, {".weight_scale_inv", ".scale", ".weight_scale"}, weight));
+  const bool any_grid = scale->name.ends_with(".weight_scale");
+  if (any_grid) {
+    NIB_TRY_STATUS(check_dtype(search, *scale, {DType::f32, DType::bf16, DType::f16, DType::f8_e8m0}));
+  } else {
+    NIB_TRY_STATUS(check_dtype(search, *scale, {DType::f32, DType::bf16, DType::f8_e8m0}));
+  }
   struct Grid {
     std::vector<std::int64_t> shape;
     std::int64_t group_n;
@@ -113,19 +119,20 @@ Status fill_grid_scales(Search& search, const TensorInfo& scale) {
       {{m.n}, 1, m.k},
       {{m.n, ceil_div(m.k, kBlock)}, 1, kBlock},
   };
-  for (const Grid& grid : grids) {
-    if (grid.shape != scale.shape) continue;
+  for (const Grid& grid : std::span(grids).first(any_grid ? std::size(grids) : 1)) {
+    if (grid.shape != scale->shape) continue;
     m.group_n = grid.group_n;
     // One spelling of "the format's own", so that equal matrices compare equal.
     m.grouping.group_k = grid.group_k == quant::format_row(m.format).group_k ? 0 : grid.group_k;
-    use_scales(search, scale, scale.dtype);
+    use_scales(search, *scale, scale->dtype);
     return {};
   }
-  return search.error(
-      scale, fmt::format("shape {}; expected {} (128 x 128 blocks), [{}, 1] (rows), [{}, {}] (rows and 128 "
-                         "inputs) or [] for a weight [{}, {}]",
-                         shape_text(scale.shape), shape_text(grids[0].shape), m.n, m.n, ceil_div(m.k, kBlock),
-                         m.n, m.k));
+  const std::string others = any_grid ? fmt::format(", [{}, 1] (rows), [{}, {}] (rows and 128 inputs) or []",
+                                                    m.n, m.n, ceil_div(m.k, kBlock))
+                                      : "";
+  return search.error(*scale,
+                      fmt::format("shape {}; expected {} (one scale per 128 x 128 block of [{}, {}]){}",
+                                  shape_text(scale->shape), shape_text(grids[0].shape), m.n, m.k, others));
 }
 
 }  // namespace nibble::formats

@@ -56,9 +56,10 @@ void use_scales(Search& search, const TensorInfo& scale, DType as);
 // Tensors that belong to schemes that quantise activations: consumed where they are, not used.
 void take_input_scales(Search& search);
 
-// Scales of an 8-bit matrix [n, k]: one per tensor, per row, per 128 x 128 block or per row and 128 k,
-// judged by the shape.
-Status fill_grid_scales(Search& search, const TensorInfo& scale);
+// Scales of an 8-bit matrix [n, k] under the first of these names that exists: `.weight_scale_inv` and
+// `.scale` have one per 128 x 128 block; `.weight_scale` also one per tensor, per row, or per row and 128 k,
+// judged by its shape.
+Status fill_grid_scales(Search& search, const TensorInfo& weight);
 
 Status fill_plain(Search& search, const TensorInfo& weight);
 Status fill_fp8(Search& search, const TensorInfo& weight);

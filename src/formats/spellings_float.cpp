@@ -62,9 +62,9 @@ Status fill_plain(Search& search, const TensorInfo& weight) {
 Status fill_fp8(Search& search, const TensorInfo& weight) {
   const quant::MatrixView& m = search.source.matrix;
   NIB_TRY_STATUS(check_shape(search, weight, {m.n, m.k}, "out, in"));
-  NIB_TRY(const TensorInfo* scale, require(search, {".weight_scale_inv", ".scale", ".weight_scale"}, weight));
+  NIB_TRY_STATUS(fill_grid_scales(search, weight));
   take_input_scales(search);
-  return fill_grid_scales(search, *scale);
+  return {};
 }
 
 // NVIDIA ModelOpt: the global scale multiplies.
@@ -88,12 +88,12 @@ Status fill_i8(Search& search, const TensorInfo& weight) {
   }
   m.format = WeightFormat::int8;
   NIB_TRY_STATUS(check_shape(search, weight, {m.n, m.k}, "out, in"));
-  NIB_TRY(const TensorInfo* scale, require(search, {".weight_scale", ".weight_scale_inv", ".scale"}, weight));
   if (const TensorInfo* zero = search.find(".weight_zero_point")) {
     return search.unsupported_error(*zero, "INT8 weights with zero points are not supported");
   }
+  NIB_TRY_STATUS(fill_grid_scales(search, weight));
   take_input_scales(search);
-  return fill_grid_scales(search, *scale);
+  return {};
 }
 
 // compressed-tensors: "nvfp4-pack-quantized" has a global scale that divides, "mxfp4-pack-quantized"

@@ -87,11 +87,12 @@ class BatchPacker {
       return;
     }
     const quant::MatrixView& matrix = task.binding->matrix;
-    // Elsewhere the rows of a task are not in one piece; the batch lets go of them at its end.
-    if (matrix.layout != quant::MatrixLayout::rows) return;
     const std::int64_t bytes = row_bytes(matrix);
-    formats::advise_done(
-        {matrix.codes + task.begin * bytes, static_cast<std::size_t>((task.end - task.begin) * bytes)});
+    const std::int64_t rows = task.end - task.begin;
+    // Small pieces, and layouts that do not keep rows in one piece, go with their batch: every call
+    // interrupts the other threads' cores.
+    if (matrix.layout != quant::MatrixLayout::rows || rows * bytes < kTaskBytes / 2) return;
+    formats::advise_done({matrix.codes + task.begin * bytes, static_cast<std::size_t>(rows * bytes)});
   }
 
   Status read_parameter(const Binding& binding) {
@@ -132,11 +133,31 @@ std::size_t batch_end(const std::vector<const Binding*>& order, std::size_t begi
   return end;
 }
 
-template <class Fn>
-void for_each_tensor(std::span<const Binding* const> batch, Fn&& fn) {
+// The bytes of a batch as few runs: tensors usually follow each other in the file.
+std::vector<std::span<const std::byte>> mapped_runs(std::span<const Binding* const> batch) {
+  std::vector<std::span<const std::byte>> runs;
   for (const Binding* binding : batch) {
-    for (const TensorInfo* tensor : binding->tensors) fn(*tensor);
+    for (const TensorInfo* tensor : binding->tensors) runs.push_back(tensor->data);
   }
+  std::sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.data() < b.data(); });
+  std::size_t count = 0;
+  for (const std::span<const std::byte> run : runs) {
+    if (count > 0 && runs[count - 1].data() + runs[count - 1].size() == run.data()) {
+      runs[count - 1] = {runs[count - 1].data(), runs[count - 1].size() + run.size()};
+    } else {
+      runs[count++] = run;
+    }
+  }
+  runs.resize(count);
+  return runs;
+}
+
+void prefetch(std::span<const Binding* const> batch) {
+  for (const auto run : mapped_runs(batch)) formats::advise_will_need(run);
+}
+
+void release(std::span<const Binding* const> batch) {
+  for (const auto run : mapped_runs(batch)) formats::advise_done(run);
 }
 
 }  // namespace
@@ -161,8 +182,6 @@ Status stream_weights(const Checkpoint& checkpoint, const BoundCheckpoint& bound
   const std::vector<const Binding*> order = in_file_order(bound);
   std::uint64_t total = 0;
   for (const Binding* binding : order) total += source_bytes(*binding);
-  const auto prefetch = [&](const TensorInfo& tensor) { checkpoint.prefetch(tensor); };
-  const auto release = [&](const TensorInfo& tensor) { checkpoint.release(tensor); };
 
   const auto num_threads = static_cast<std::size_t>(device.exec().threads().num_threads());
   const std::size_t batch_bytes = std::min(num_threads * kBatchBytesPerThread, kMaxBatchBytes);
@@ -170,16 +189,16 @@ Status stream_weights(const Checkpoint& checkpoint, const BoundCheckpoint& bound
   BatchPacker packer(checkpoint, bound, device, scales);
   std::uint64_t done = 0;
   std::size_t end = batch_end(order, 0, batch_bytes);
-  for_each_tensor(std::span(order).subspan(0, end), prefetch);
+  prefetch(std::span(order).subspan(0, end));
   for (std::size_t begin = 0; begin < order.size();) {
     if (progress && !progress("load weights", done, total, "bytes")) {
       return Error{ErrorCode::interrupted, "loading was interrupted"};
     }
     const auto batch = std::span(order).subspan(begin, end - begin);
     const std::size_t next_end = batch_end(order, end, batch_bytes);
-    for_each_tensor(std::span(order).subspan(end, next_end - end), prefetch);
+    prefetch(std::span(order).subspan(end, next_end - end));
     NIB_TRY_STATUS(packer.pack(batch));
-    for_each_tensor(batch, release);
+    release(batch);
     for (const Binding* binding : batch) done += source_bytes(*binding);
     begin = end;
     end = next_end;

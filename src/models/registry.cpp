@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "formats/checkpoint.h"
+#include "kernels/cache_layout.h"
 #include "models/binding.h"
 #include "models/checkpoint_shape.h"
 #include "models/deepseek_v2/model.h"
@@ -45,8 +46,10 @@ ModelOptions model_options(const LoadOptions& options) {
 }
 
 Status check_options(const LoadOptions& options) {
-  if (options.cache_dtype != DType::f32 && options.cache_dtype != DType::bf16) {
-    return unsupported(fmt::format("cache dtype {}; supported: F32, BF16", dtype_name(options.cache_dtype)));
+  const DType cache = options.cache_dtype;
+  if (cache != DType::f32 && cache != DType::bf16 && !kernels::is_fp8_cache(cache)) {
+    return unsupported(
+        fmt::format("cache dtype {}; supported: F32, BF16, F8_E4M3, F8_E5M2", dtype_name(cache)));
   }
   if (options.num_hidden_layers != 0 && !options.dummy) {
     return bad_input("num_hidden_layers shortens models with dummy weights only");

@@ -23,7 +23,7 @@ struct LoadOptions {
   bool dummy = false;                  // pseudo-random weights, no shards are read
   QuantRequest quant;                  // schemes by layer kind
   std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
-  DType cache_dtype = DType::f32;      // f32 or bf16
+  DType cache_dtype = DType::f32;      // f32, bf16, f8_e4m3 or f8_e5m2
   // Positions to prepare for, which then is info().max_position_embeddings if config.json allows it;
   // 0 = what config.json says (at most 1 Mi).
   std::int32_t max_model_len = 0;

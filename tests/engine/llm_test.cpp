@@ -403,13 +403,8 @@ TEST_F(DummyLlm, RefusesAbsurdOptions) {
       {[](LlmOptions& o) { o.isa = "sse9"; }, ErrorCode::bad_input, "sse9"},
       {[](LlmOptions& o) { o.kv_cache_dtype = "int3"; }, ErrorCode::bad_input,
        "kv_cache_dtype 'int3' is unknown"},
-      {[](LlmOptions& o) { o.quantization = "int3"; }, ErrorCode::bad_input,
-       "quantization 'int3' is unknown"},
-      {[](LlmOptions& o) {
-         o.dummy_weights = false;
-         o.quantization = "fp8";
-       },
-       ErrorCode::unsupported, "quantization 'fp8'"},
+      {[](LlmOptions& o) { o.quantization = "int3"; }, ErrorCode::unsupported, "supported: bf16"},
+      {[](LlmOptions& o) { o.experts_quantization = "mxfp4_w4a4"; }, ErrorCode::unsupported, "'mxfp4_w4a4'"},
       {[](LlmOptions& o) {
          o.dummy_weights = false;
          o.num_hidden_layers = 1;
@@ -433,8 +428,8 @@ TEST_F(DummyLlm, RefusesAbsurdOptions) {
 }
 
 TEST_F(DummyLlm, EveryFormatCacheAndMlaFormRuns) {
-  for (const char* quantization : {"bf16", "fp8", "mxfp4", "nvfp4"}) {
-    for (const char* cache : {"f32", "bf16"}) {
+  for (const char* quantization : {"bf16", "fp8_w8a8", "int8_w8a8", "int4", "mxfp4_w4a8", "nvfp4"}) {
+    for (const char* cache : {"f32", "bf16", "fp8", "fp8_e5m2"}) {
       for (const MlaMode mla : {MlaMode::automatic, MlaMode::naive, MlaMode::absorb}) {
         LlmOptions o = options();
         o.quantization = quantization;

@@ -1,5 +1,6 @@
 // Directories: which files count, what the index decides, what is noted.
 #include "formats/checkpoint.h"
+#include "formats/mapped_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -64,8 +65,8 @@ TEST(Checkpoint, SpansOutliveMovesAndRelease) {
   Checkpoint first = open_ok(dir);
   const TensorInfo* a = first.find("a");
   const Checkpoint second = std::move(first);
-  second.prefetch(*a);
-  second.release(*a);
+  advise_will_need(a->data);
+  advise_done(a->data);
   EXPECT_EQ(text(a), std::string(100'000, 'a'));
   EXPECT_EQ(text(second.find("b")), "end");
 }

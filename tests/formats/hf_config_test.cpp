@@ -60,13 +60,13 @@ TEST(HfConfig, V2LiteAsPublished) {
   ASSERT_TRUE(c.rope_scaling);
   EXPECT_EQ(c.rope_scaling->mscale, 0.707);
   EXPECT_EQ(c.rope_scaling->mscale_all_dim, 0.707);
-  EXPECT_EQ(c.quantization.method, QuantMethod::none);
+  EXPECT_EQ(c.quantization.method, "none");
 }
 
 TEST(HfConfig, V3AsPublished) {
   const HfConfig c = parse_ok(kV3);
-  EXPECT_EQ(c.quantization.method, QuantMethod::fp8);
-  EXPECT_EQ(c.quantization.block_n, 128);
+  EXPECT_EQ(c.quantization.method, "fp8");
+  EXPECT_THAT(c.quantization.formats, ElementsAre(quant::WeightFormat::fp8, quant::WeightFormat::mxfp4));
   EXPECT_EQ(c.n_group, 8);
   EXPECT_EQ(c.topk_group, 4);
   EXPECT_EQ(c.num_nextn_predict_layers, 1);
@@ -139,19 +139,68 @@ TEST(HfConfig, EosMayBeAList) {
 }
 
 TEST(HfConfig, QuantizationMethods) {
-  EXPECT_EQ(parse_ok(small_config(R"(, "quantization_config": null)")).quantization.method,
-            QuantMethod::none);
+  EXPECT_EQ(parse_ok(small_config(R"(, "quantization_config": null)")).quantization.method, "none");
   EXPECT_EQ(
       parse_ok(
           small_config(
               R"(, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})"))
           .quantization.method,
-      QuantMethod::mxfp4);
+      "mxfp4");
   const HfConfig modelopt = parse_ok(small_config(
       R"(, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head", "x*"],
            "kv_cache_scheme": {"num_bits": 8, "type": "float"}})"));
-  EXPECT_EQ(modelopt.quantization.method, QuantMethod::modelopt_nvfp4);
+  EXPECT_EQ(modelopt.quantization.method, "modelopt");
   EXPECT_THAT(modelopt.quantization.ignore, ElementsAre("lm_head", "x*"));
+}
+
+IntegerScheme only_scheme(const HfConfig& config) {
+  EXPECT_EQ(config.quantization.integers.size(), 1U);
+  return config.quantization.integers.empty() ? IntegerScheme{} : config.quantization.integers.front();
+}
+
+TEST(HfConfig, Gptq) {
+  const HfConfig v1 = parse_ok(small_config(
+      R"(, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": false,
+           "desc_act": true, "dynamic": {"-:.*gate$": {}}})"));
+  EXPECT_EQ(v1.quantization.layout, quant::MatrixLayout::gptq);
+  EXPECT_THAT(v1.quantization.formats, ElementsAre(quant::WeightFormat::int4));
+  EXPECT_EQ(only_scheme(v1).group_size, 128);
+  EXPECT_FALSE(only_scheme(v1).symmetric);
+  EXPECT_TRUE(only_scheme(v1).act_order);
+  const HfConfig v2 = parse_ok(small_config(
+      R"(, "quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": -1, "checkpoint_format": "gptq_v2"})"));
+  EXPECT_EQ(v2.quantization.layout, quant::MatrixLayout::gptq_v2);
+  EXPECT_THAT(v2.quantization.formats, ElementsAre(quant::WeightFormat::int8));
+  EXPECT_TRUE(only_scheme(v2).symmetric);
+}
+
+TEST(HfConfig, AwqHasZeroPoints) {
+  const HfConfig c = parse_ok(small_config(
+      R"(, "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm", "zero_point": true})"));
+  EXPECT_EQ(c.quantization.layout, quant::MatrixLayout::awq);
+  EXPECT_FALSE(only_scheme(c).symmetric);
+  EXPECT_EQ(only_scheme(c).group_size, 64);
+}
+
+TEST(HfConfig, CompressedTensorsIntegers) {
+  const HfConfig c = parse_ok(small_config(
+      R"(, "quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
+           "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int",
+             "symmetric": true, "group_size": 32, "strategy": "group", "actorder": "weight"}}}})"));
+  EXPECT_THAT(c.quantization.formats, ::testing::Contains(quant::WeightFormat::int4));
+  EXPECT_EQ(only_scheme(c).group_size, 32);
+  EXPECT_FALSE(only_scheme(c).act_order) << "\"weight\" leaves the channels where they are";
+}
+
+TEST(HfConfig, SideFilesOfGptqAndAwq) {
+  for (const char* name : {"quantize_config.json", "quant_config.json"}) {
+    TestDirectory dir;
+    dir.write("config.json", small_config(""));
+    dir.write(name, R"({"w_bit": 4, "q_group_size": 64})");
+    const auto config = load_hf_config(dir.path() / "config.json");
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    EXPECT_EQ(only_scheme(*config).group_size, 64);
+  }
 }
 
 TEST(HfConfig, SideFiles) {
@@ -165,7 +214,7 @@ TEST(HfConfig, SideFiles) {
   const auto config = load_hf_config(dir.path() / "config.json");
   ASSERT_TRUE(config.ok()) << config.error().message;
   EXPECT_THAT(config->eos_token_ids, ElementsAre(2, 5));
-  EXPECT_EQ(config->quantization.method, QuantMethod::modelopt_nvfp4);
+  EXPECT_EQ(config->quantization.method, "modelopt");
   EXPECT_THAT(config->quantization.ignore, ElementsAre("lm_head"));
 }
 

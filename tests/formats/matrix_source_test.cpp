@@ -124,14 +124,66 @@ TEST(FindMatrix, ClaimAndTensorsMustAgree) {
   EXPECT_THAT(error.message, HasSubstr("nvfp4 (ModelOpt)"));
 }
 
+constexpr const char* kInt8 = R"(, "quantization_config": {"quant_method": "w8a8_int8"})";
+constexpr const char* kGptq =
+    R"(, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": false})";
+
 TEST(FindMatrix, Int8IsNotMistakenForMxfp4) {
   TestDirectory dir;
-  const Checkpoint c = open_with(dir, "",
+  const Checkpoint c = open_with(dir, kInt8,
                                  {{"m.weight", "I8", {1, 64}, std::string(64, '\0')},
                                   {"m.weight_scale", "F32", {1, 1}, float_bytes({1.0F})}});
-  const Error error = find_error(c, 1, 64);
-  EXPECT_EQ(error.code, ErrorCode::unsupported);
-  EXPECT_THAT(error.message, HasSubstr("INT8"));
+  EXPECT_EQ(find_ok(c, 1, 64).matrix.format, WeightFormat::int8);
+}
+
+TEST(FindMatrix, EightBitScalesPerTensorRowAndBlock) {
+  struct Case {
+    std::vector<std::int64_t> shape;
+    std::int64_t group_n;
+    std::int64_t group_k;
+  };
+  for (const Case& c : {Case{{}, 130, 200}, Case{{1}, 130, 200}, Case{{130, 1}, 1, 200}, Case{{130}, 1, 200},
+                        Case{{2, 2}, 128, 128}, Case{{130, 2}, 1, 128}}) {
+    TestDirectory dir;
+    std::size_t count = 1;
+    for (const std::int64_t d : c.shape) count *= static_cast<std::size_t>(d);
+    const Checkpoint checkpoint =
+        open_with(dir, kFp8,
+                  {{"m.weight", "F8_E4M3", {130, 200}, std::string(26000, '\x38')},
+                   {"m.weight_scale", "F32", c.shape, float_bytes(std::vector<float>(count, 0.5F))}});
+    const quant::MatrixView m = find_ok(checkpoint, 130, 200).matrix;
+    EXPECT_EQ(m.rows_per_scale(), c.group_n);
+    EXPECT_EQ(m.group_k(), c.group_k);
+  }
+}
+
+TEST(FindMatrix, GptqMustAgreeWithItsConfiguration) {
+  TestDirectory dir;
+  const std::string words(static_cast<std::size_t>(64 / 8 * 8 * 4), '\x77');
+  const Checkpoint c = open_with(dir, kGptq,
+                                 {{"m.qweight", "I32", {8, 8}, words},
+                                  {"m.qzeros", "I32", {2, 1}, std::string(8, '\x77')},
+                                  {"m.scales", "F32", {2, 8}, float_bytes(std::vector<float>(16, 1.0F))}});
+  const MatrixSource source = find_ok(c, 8, 64);
+  EXPECT_EQ(source.matrix.format, WeightFormat::int4);
+  EXPECT_EQ(source.matrix.layout, quant::MatrixLayout::gptq);
+  EXPECT_TRUE(source.matrix.grouping.zero_points);
+  EXPECT_EQ(source.matrix.num_groups(), 2);
+  EXPECT_THAT(find_error(c, 8, 96).message, HasSubstr("expected [12, 8]"));
+  EXPECT_THAT(find_error(c, 12, 64).message, HasSubstr("12 outputs do not fill words of 8"));
+}
+
+TEST(FindMatrix, CompressedTensorsNvfp4GlobalScaleDivides) {
+  TestDirectory dir;
+  const Checkpoint c = open_with(
+      dir,
+      R"(, "quantization_config": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"})",
+      {{"m.weight_packed", "U8", {1, 8}, std::string(8, '\x21')},
+       {"m.weight_scale", "F8_E4M3", {1, 1}, "\x38"},
+       {"m.weight_global_scale", "F32", {1}, float_bytes({8.0F})}});
+  const MatrixSource source = find_ok(c, 1, 16);
+  EXPECT_EQ(source.matrix.format, WeightFormat::nvfp4);
+  EXPECT_EQ(source.matrix.global_scale, 0.125F);
 }
 
 TEST(ReadVector, ConvertsExactly) {

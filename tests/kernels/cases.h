@@ -14,6 +14,7 @@ struct MatrixCase {
   quant::WeightFormat format;
   std::int64_t n;
   std::int64_t k;
+  quant::Grouping grouping = {};
 };
 
 // Odd n, n no multiple of a panel, k no multiple of a step or of a scale block where the format
@@ -44,6 +45,23 @@ inline constexpr std::array kMatrixCases = {
     MatrixCase{quant::WeightFormat::nvfp4, 24, 48},
     MatrixCase{quant::WeightFormat::nvfp4, 33, 208},
     MatrixCase{quant::WeightFormat::nvfp4, 272, 1104},
+    MatrixCase{quant::WeightFormat::fp8, 33, 200, {.group_k = 200}},
+    MatrixCase{quant::WeightFormat::fp8, 24, 640, {.group_k = 256}},
+    MatrixCase{quant::WeightFormat::int8, 1, 1},
+    MatrixCase{quant::WeightFormat::int8, 33, 131, {.group_k = 131}},
+    MatrixCase{quant::WeightFormat::int8, 24, 300},
+    MatrixCase{quant::WeightFormat::int8, 130, 200, {.group_k = 64, .zero_points = true}},
+    MatrixCase{quant::WeightFormat::int8, 17, 160, {.group_k = 32, .zero_points = true, .act_order = true}},
+    MatrixCase{quant::WeightFormat::int8, 272, 1100, {.group_k = 1100}},
+    MatrixCase{quant::WeightFormat::int4, 1, 2},
+    MatrixCase{quant::WeightFormat::int4, 33, 200, {.group_k = 32}},
+    MatrixCase{quant::WeightFormat::int4, 24, 320, {.group_k = 96}},
+    MatrixCase{quant::WeightFormat::int4, 17, 250, {.group_k = 250}},
+    MatrixCase{quant::WeightFormat::int4, 130, 400, {.group_k = 64, .zero_points = true}},
+    MatrixCase{quant::WeightFormat::int4, 40, 392, {.zero_points = true}},
+    MatrixCase{quant::WeightFormat::int4, 33, 130, {.group_k = 32, .act_order = true}},
+    MatrixCase{quant::WeightFormat::int4, 24, 256, {.group_k = 64, .zero_points = true, .act_order = true}},
+    MatrixCase{quant::WeightFormat::int4, 272, 1120},
 };
 
 // Batch sizes around every tile border.
@@ -56,7 +74,8 @@ inline bool is_worth_testing(const MatrixCase& c, std::int64_t m) {
 
 inline std::string case_name(const MatrixCase& c) {
   return std::string(quant::format_name(c.format)) + " n=" + std::to_string(c.n) +
-         " k=" + std::to_string(c.k);
+         " k=" + std::to_string(c.k) + " groups of " + std::to_string(c.grouping.group_k) +
+         (c.grouping.zero_points ? ", zeros" : "") + (c.grouping.act_order ? ", act-order" : "");
 }
 
 }  // namespace nibble::kernels::testing

@@ -45,7 +45,7 @@ TEST_P(LinearTest, AgreesWithDoublePrecision) {
   Random random(10);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups w = random_groups(device(), random, c.format, 1, c.n, c.k);
+    const PackedGroups w = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
     for (const std::int64_t m : kTokenCounts) {
       if (!is_worth_testing(c, m)) continue;
       check_linear(random, w, m, m % 2 == 0, Precision::fast);
@@ -194,8 +194,8 @@ TEST_P(LinearTest, Gated) {
   Random random(15);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups gate = random_groups(device(), random, c.format, 1, c.n, c.k);
-    const PackedGroups up = random_groups(device(), random, c.format, 1, c.n, c.k);
+    const PackedGroups gate = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
+    const PackedGroups up = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
     for (const std::int64_t m : {0, 1, 3, 17, 65}) {
       if (!is_worth_testing(c, m)) continue;
       const std::vector<float> x_values = activations(random, m * c.k);
@@ -246,7 +246,7 @@ TEST_P(LinearTest, PerHead) {
   Random random(17);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k);
+    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k, c.grouping);
     for (const std::int64_t m : {0, 1, 2, 5, 33}) {
       if (!is_worth_testing(c, m)) continue;
       for (const bool shared : {false, true}) {
@@ -279,7 +279,7 @@ TEST_P(LinearTest, PerHeadTransposed) {
   Random random(18);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k);
+    const PackedGroups w = random_groups(device(), random, c.format, kHeads, c.n, c.k, c.grouping);
     std::vector<std::vector<float>> transposed;
     for (const std::vector<float>& head : w.weights) {
       std::vector<float>& t = transposed.emplace_back();
@@ -314,7 +314,7 @@ TEST_P(LinearTest, EmbedIsExact) {
   Random random(19);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups table = random_groups(device(), random, c.format, 1, c.n, c.k);
+    const PackedGroups table = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
     std::vector<std::int32_t> ids;
     for (int i = 0; i < 9; ++i) ids.push_back(static_cast<std::int32_t>(random.below(c.n)));
     const HostTensor y({9, c.k}, 4);

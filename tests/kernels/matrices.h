@@ -16,15 +16,19 @@ struct StoredMatrix {
   quant::MatrixView view;
   std::vector<std::byte> codes;
   std::vector<std::byte> scales;
+  std::vector<std::byte> zeros;
+  std::vector<std::int32_t> g_idx;
 
   // All weights, [n, k], from the source and not from a packed copy.
   [[nodiscard]] std::vector<float> dequantised() const;
 };
 
 // Random codes and scales; weights are of the order of 1 / sqrt(k), with zeros and negative zeros
-// among them. FP8 scales alternate between F32, BF16 and E8M0 with the seed.
+// among them. Scales of eight-bit formats alternate
+// between their types with the seed; groups are dealt out to inputs at random with act-order.
 std::unique_ptr<StoredMatrix> random_matrix(::nibble::testing::Random& random, quant::WeightFormat format,
-                                            std::int64_t n, std::int64_t k);
+                                            std::int64_t n, std::int64_t k,
+                                            const quant::Grouping& grouping = {});
 
 // Matrices of equal shape packed as the groups of one weight.
 struct PackedGroups {
@@ -33,7 +37,8 @@ struct PackedGroups {
   Weight packed;
 };
 PackedGroups random_groups(Device& device, ::nibble::testing::Random& random, quant::WeightFormat format,
-                           std::int64_t num_groups, std::int64_t n, std::int64_t k);
+                           std::int64_t num_groups, std::int64_t n, std::int64_t k,
+                           const quant::Grouping& grouping = {});
 
 // Packs sources[g] into group g of a new weight.
 Weight pack(Device& device, const std::vector<std::unique_ptr<StoredMatrix>>& sources);

@@ -41,7 +41,7 @@ TEST(Pack, WholeMatrices) {
   Random random(1);
   for (const MatrixCase& c : kMatrixCases) {
     SCOPED_TRACE(case_name(c));
-    const PackedGroups groups = random_groups(any_device(), random, c.format, 2, c.n, c.k);
+    const PackedGroups groups = random_groups(any_device(), random, c.format, 2, c.n, c.k, c.grouping);
     for (std::int64_t g = 0; g < 2; ++g) {
       expect_rows(groups.packed, g, 0, *groups.sources[static_cast<std::size_t>(g)], 0, c.n);
     }
@@ -55,9 +55,10 @@ TEST(Pack, HeadSlices) {
   constexpr std::int64_t kKeyRows = 24;
   constexpr std::int64_t kValueRows = 40;
   Random random(2);
-  for (const auto& [format, name, bits, codes, group_k, group_n] : quant::formats()) {
-    SCOPED_TRACE(name);
-    const std::int64_t k = group_k > 1 ? 160 : 67;
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const quant::WeightFormat format = row.format;
+    const std::int64_t k = row.group_k > 1 ? 160 : 67;
     const auto source = random_matrix(random, format, kHeads * (kKeyRows + kValueRows), k);
     Device& device = any_device();
     Result<Weight> keys =
@@ -108,7 +109,7 @@ TEST(Pack, PiecesOfSeveralSources) {
 TEST(Pack, EveryTierPacksTheSameBytes) {
   Random random(4);
   for (const auto& row : quant::formats()) {
-    const std::int64_t unit = row.group_k > 1 && row.group_n == 1 ? row.group_k : 1;
+    const std::int64_t unit = row.any_group ? row.codes_per_byte_group : row.group_k > 1 ? row.group_k : 1;
     for (const std::int64_t k : {unit, 7 * unit, 33 * unit, 70 * unit, 129 * unit}) {
       const auto source = random_matrix(random, row.format, 91, k);
       const auto packed_by = [&](Device& device) {

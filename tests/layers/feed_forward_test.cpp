@@ -162,8 +162,8 @@ TEST(Experts, RoutedSumOfGatedMlps) {
     const TensorView id_view = make_view(ids.data(), DType::i32, {kTokens, 2});
     router.forward(ctx, view(x, kTokens, kHidden), id_view, view(weights, kTokens, 2));
     if (!counting)
-      moe.forward_add(ctx, view(x, kTokens, kHidden), id_view, view(weights, kTokens, 2),
-                      view(y, kTokens, kHidden));
+      moe.forward_add(ctx, QuantizedInput(ctx, view(x, kTokens, kHidden), {}), id_view,
+                      view(weights, kTokens, 2), view(y, kTokens, kHidden));
   });
   std::vector<double> expected(y.size(), 1.0);
   for (std::size_t t = 0; t < kTokens; ++t) {

@@ -67,9 +67,7 @@ std::vector<GoldenModel> golden_models() {
 }
 
 bool is_runnable(const GoldenModel& model) {
-  if (model.model_type != "deepseek_v2" && model.model_type != "deepseek_v3") return false;
-  const std::string& method = model.quant_method;
-  return method.empty() || method == "fp8" || method == "modelopt" || method == "mxfp4-pack-quantized";
+  return model.model_type == "deepseek_v2" || model.model_type == "deepseek_v3";
 }
 
 GoldenReference read_reference(const GoldenModel& model) {
@@ -94,6 +92,19 @@ GoldenReference read_reference(const GoldenModel& model) {
   ref.router_weights = file.at("router_weights").values<float>();
   ref.tolerances = read_tolerances(model.dir);
   return ref;
+}
+
+std::vector<std::vector<float>> read_logits(const GoldenModel& model, const std::string& name) {
+  const SafetensorsReader file(model.dir / "golden.safetensors");
+  if (!file.contains(name)) return {};
+  const StoredTensor& logits = file.at(name);
+  const std::vector<float> all = logits.values<float>();
+  const std::int64_t size = logits.shape.at(1) * logits.shape.at(2);
+  std::vector<std::vector<float>> rows;
+  for (std::int64_t row = 0; row < logits.shape.at(0); ++row) {
+    rows.emplace_back(all.begin() + row * size, all.begin() + (row + 1) * size);
+  }
+  return rows;
 }
 
 }  // namespace nibble::testing

@@ -18,7 +18,7 @@ struct GoldenModel {
 // Every golden model directory of every root, by name; a name found twice is taken once.
 std::vector<GoldenModel> golden_models();
 
-// Those this engine runs: deepseek_v2 and deepseek_v3 unquantised, FP8, NVFP4 or MXFP4.
+// Those this engine runs: deepseek_v2 and deepseek_v3, in any format.
 bool is_runnable(const GoldenModel& model);
 
 struct Tolerances {
@@ -45,5 +45,8 @@ struct GoldenReference {
 
 // Throws std::runtime_error if a part is missing.
 GoldenReference read_reference(const GoldenModel& model);
+
+// Another tensor of logits beside the reference's, per row; empty if the model has none of that name.
+std::vector<std::vector<float>> read_logits(const GoldenModel& model, const std::string& name);
 
 }  // namespace nibble::testing

@@ -266,6 +266,99 @@ TEST_P(GoldenTest, Bf16CacheStaysWithinBf16Tolerance) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, ::testing::ValuesIn(cases()), case_name);
 
+// The logits of both sequences under a scheme.
+std::vector<std::vector<float>> logits_under(const GoldenModel& golden, const Tier& tier,
+                                             const std::string& quantization, MlaMode mode) {
+  const GoldenReference reference = read_reference(golden);
+  kernels::Device& device = device_of(tier);
+  auto model = models::load_model({.dir = golden.dir, .quant = {.quantization = quantization}}, device);
+  if (!model.ok()) throw std::runtime_error(model.error().message);
+  PagedRunner runner(**model, device, reference.input_ids, {.mla_mode = mode});
+  for (const Step& step : whole(static_cast<std::int32_t>(reference.num_tokens))) runner.run(step);
+  return {runner.logits(0), runner.logits(1)};
+}
+
+struct QuantizedActivations {
+  const char* model;
+  const char* logits;
+  const char* scheme;
+  MlaMode mode;
+};
+constexpr QuantizedActivations kQuantizedActivations[] = {
+    {"v3-tiny-fp8", "logits_w8a8", "fp8_w8a8", MlaMode::naive},
+    {"v3-tiny-fp8", "logits_w8a8_absorb", "fp8_w8a8", MlaMode::absorb},
+    {"v3-tiny-ct-int8", "logits_a8", "int8_w8a8", MlaMode::naive},
+};
+
+// An activation that rounds the other way moves its position by several per cent, so a right engine agrees
+// to float32 precision at most positions and not at all at a few (the goldens' READMEs).
+TEST(GoldenModels, QuantizedActivations) {
+  int num_checked = 0;
+  for (const GoldenModel& golden : golden_models()) {
+    for (const QuantizedActivations& c : kQuantizedActivations) {
+      if (golden.name != c.model) continue;
+      const std::vector<std::vector<float>> expected = read_logits(golden, c.logits);
+      ASSERT_EQ(expected.size(), 2U) << c.logits;
+      for (const Tier& tier : available_tiers()) {
+        SCOPED_TRACE(golden.name + ", " + c.logits + " on " + tier.name);
+        const auto actual = logits_under(golden, tier, c.scheme, c.mode);
+        std::vector<double> errors;
+        for (std::size_t row = 0; row < 2; ++row) {
+          append_errors(actual[row], expected[row], read_reference(golden).vocab_size, errors);
+        }
+        std::sort(errors.begin(), errors.end());
+        if (tier.bf16) {
+          EXPECT_LE(errors[errors.size() / 2], 0.2);
+          continue;
+        }
+        EXPECT_LE(errors[errors.size() / 2], 1e-5);
+        const auto far = std::count_if(errors.begin(), errors.end(), [](double e) { return e > 1e-3; });
+        EXPECT_LE(static_cast<double>(far) / static_cast<double>(errors.size()), 0.15);
+        ++num_checked;
+      }
+    }
+  }
+  EXPECT_GT(num_checked, 0);
+}
+
+// Every stored format decoded to float32 while loading gives the reference's logits: the path that quantises
+// to another format reads its source exactly.
+TEST(GoldenModels, DecodedWhileLoading) {
+  const Tier tier = available_tiers().back().bf16 ? available_tiers().front() : available_tiers().back();
+  for (const GoldenModel& golden : golden_models()) {
+    if (!is_runnable(golden)) continue;
+    SCOPED_TRACE(golden.name);
+    const GoldenReference reference = read_reference(golden);
+    const auto actual = logits_under(golden, tier, "f32", MlaMode::automatic);
+    for (std::size_t row = 0; row < 2; ++row) {
+      EXPECT_LE(max_diff(actual[row], reference.logits[row]), reference.tolerances.logits);
+    }
+  }
+}
+
+// Quantising while loading moves the logits by no more than a format of so many bits may, and by something.
+TEST(GoldenModels, QuantizedWhileLoading) {
+  const Tier tier = available_tiers().back().bf16 ? available_tiers().front() : available_tiers().back();
+  struct Bound {
+    const char* scheme;
+    double median;
+  };
+  for (const GoldenModel& golden : golden_models()) {
+    if (golden.name != "v2lite-tiny") continue;
+    const GoldenReference reference = read_reference(golden);
+    for (const Bound& b : {Bound{"fp8", 0.15}, Bound{"int8", 0.08}, Bound{"int4", 0.7}, Bound{"mxfp4", 0.8},
+                           Bound{"nvfp4", 0.7}}) {
+      SCOPED_TRACE(b.scheme);
+      const auto actual = logits_under(golden, tier, b.scheme, MlaMode::automatic);
+      std::vector<double> errors;
+      append_errors(actual[0], reference.logits[0], reference.vocab_size, errors);
+      std::sort(errors.begin(), errors.end());
+      EXPECT_LE(errors[errors.size() / 2], b.median);
+      EXPECT_GT(errors[errors.size() / 2], 1e-4);
+    }
+  }
+}
+
 TEST(GoldenModels, ThereAreSome) {
   const std::vector<GoldenModel> models = golden_models();
   EXPECT_GE(std::count_if(models.begin(), models.end(), is_runnable), 5);

@@ -75,7 +75,8 @@ TEST(Dummy, UnknownFormatAndUnfitWidthAreRefused) {
   EditableCheckpoint checkpoint("v2lite-tiny");
   checkpoint.config["moe_intermediate_size"] = 72;
   const auto unfit = models::load_model(
-      {.config = checkpoint.write() / "config.json", .dummy = true, .quant = {.quantization = "mxfp4"}}, device());
+      {.config = checkpoint.write() / "config.json", .dummy = true, .quant = {.quantization = "mxfp4"}},
+      device());
   ASSERT_FALSE(unfit.ok());
   EXPECT_THAT(unfit.error().message, HasSubstr("72 inputs"));
 }

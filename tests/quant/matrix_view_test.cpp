@@ -54,11 +54,8 @@ struct Fp8Case {
     for (std::size_t i = 0; i < codes.size(); i += 3) codes[i] |= 0x80U;
   }
   [[nodiscard]] MatrixView view() const {
-    return {.format = WeightFormat::fp8,
-            .n = n,
-            .k = k,
-            .codes = bytes_of(codes),
-            .scales = bytes_of(scales)};
+    return {
+        .format = WeightFormat::fp8, .n = n, .k = k, .codes = bytes_of(codes), .scales = bytes_of(scales)};
   }
   [[nodiscard]] std::vector<float> expected() const {
     std::vector<float> out;

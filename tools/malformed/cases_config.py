@@ -178,7 +178,7 @@ def quantization():
         yield edited(f"quant_{short}", q, value, ["object"])
     yield edited("quant_empty", q, {}, ["quant_method", "missing"])
     yield edited("quant_method_number", q + ".quant_method", 8, make=build_fp8)
-    for method in ("gptq", "awq", "bitsandbytes", "w8a8_int8", "blockwise_int8", "exl2"):
+    for method in ("bitsandbytes", "exl2", "marlin"):
         yield edited(f"quant_method_{method}", q + ".quant_method", method, [method, "supported", "fp8"],
                      make=build_fp8, exit=3)
     block = q + ".weight_block_size"
@@ -186,14 +186,14 @@ def quantization():
                          ("float", [128.0, 128])):
         yield edited(f"fp8_size_{short}", block, value, ["expected"], make=build_fp8)
     for short, path, value in (("block_size_64", block, [64, 64]), ("block_size_1x128", block, [1, 128]),
-                               ("block_size_absent", block, GONE), ("fmt_e5m2", q + ".fmt", "e5m2"),
-                               ("static_activations", q + ".activation_scheme", "static"),
+                               ("fmt_e5m2", q + ".fmt", "e5m2"),
+                               ("activations_unknown", q + ".activation_scheme", "sometimes"),
                                ("scale_fmt_unknown", q + ".scale_fmt", "ue4m3"),
-                               ("nvfp4_experts", q + ".moe_quant_algo", "NVFP4")):
+                               ("int4_experts", q + ".moe_quant_algo", "INT4")):
         yield edited(f"fp8_{short}", path, value, ["supported"], make=build_fp8, exit=3)
     yield edited("fp8_fmt_number", q + ".fmt", 8, make=build_fp8)
     yield edited("fp8_not_converted_string", q + ".modules_to_not_convert", "lm_head", make=build_fp8)
-    for algo in ("FP8", "MIXED_PRECISION", "INT4_AWQ", "NVFP4_AWQ"):
+    for algo in ("W4A8_AWQ", "INT8_SQ", "INT4_AWQ", "NVFP4_AWQ"):
         yield edited(f"modelopt_{algo.lower()}", q + ".quant_algo", algo, [algo, "NVFP4", "supported"],
                      make=build_nvfp4, exit=3)
     yield edited("modelopt_without_algo", q + ".quant_algo", GONE, ["missing"], make=build_nvfp4)
@@ -202,10 +202,24 @@ def quantization():
                  make=build_nvfp4, exit=3)
     yield edited("modelopt_groups_list", q + ".config_groups", [1], make=build_nvfp4)
     yield edited("modelopt_ignore_numbers", q + ".ignore", [1], make=build_nvfp4)
-    for form in ("pack-quantized", "int-quantized", "nvfp4-pack-quantized", "mixed-precision"):
+    for form in ("marlin-24", "sparse-bitmask", "mxfp8-quantized", "dense"):
         yield edited(f"compressed_tensors_{form.replace('-', '_')}", q + ".format", form, [form, "supported"],
                      make=build_mxfp4, exit=3)
     yield edited("compressed_tensors_without_format", q + ".format", GONE, ["missing"], make=build_mxfp4)
+    for short, field, value in (("bits_3", "bits", 3), ("group_48", "group_size", 48),
+                                ("marlin", "checkpoint_format", "marlin"), ("marlin_flag", "is_marlin_format", True),
+                                ("overrides", "dynamic", {"re:.*": {"bits": 8}})):
+        yield edited(f"gptq_{short}", q, {"quant_method": "gptq", "bits": 4, "group_size": 32, field: value},
+                     [field, "supported"], exit=3)
+    for short, field, value in (("bits_8", "bits", 8), ("gemv", "version", "gemv"), ("group_40", "group_size", 40)):
+        yield edited(f"awq_{short}", q, {"quant_method": "awq", "bits": 4, "group_size": 32, field: value},
+                     [field, "supported"], exit=3)
+    for short, field, value in (("bits_3", "num_bits", 3), ("group_48", "group_size", 48), ("order", "actorder", "rows")):
+        groups = {"group_0": {"targets": ["Linear"], "weights": {"type": "int", "num_bits": 4, field: value}}}
+        yield edited(f"pack_quantized_{short}", q, {"quant_method": "compressed-tensors", "format": "pack-quantized",
+                                                    "config_groups": groups}, [field, "supported"], exit=3)
+    yield edited("gptq_dynamic_list", q, {"quant_method": "gptq", "bits": 4, "dynamic": [1]}, ["dynamic"])
+    yield edited("gptq_sym_string", q, {"quant_method": "gptq", "bits": 4, "sym": "yes"}, ["sym"])
     yield edited("compressed_tensors_int_weights", weights + ".type", "int", ["supported"], make=build_mxfp4, exit=3)
 
 
@@ -223,11 +237,11 @@ def side_files():
     for short, text, mentions, code in (
             ("empty", b"", [], 2), ("without_quantization", b"{}", ["quantization"], 2),
             ("without_algo", b'{"quantization":{}}', ["quant_algo", "missing"], 2),
-            ("fp8", b'{"quantization":{"quant_algo":"FP8"}}', ["FP8", "supported"], 3),
+            ("int8", b'{"quantization":{"quant_algo":"INT8_SQ"}}', ["INT8_SQ", "supported"], 3),
             ("group_32", b'{"quantization":{"quant_algo":"NVFP4","group_size":32}}', ["group_size", "supported"], 3),
             ("exclude_string", b'{"quantization":{"quant_algo":"NVFP4","exclude_modules":"lm_head"}}',
              ["exclude_modules"], 2)):
         yield Case(f"hf_quant_config_{short}", {**good, modelopt: text}, [modelopt, *mentions], exit=code)
     for name in ("quantize_config.json", "quant_config.json"):
-        yield Case(f"side_file_{name.split('.')[0]}", {**good, name: b'{"bits":4,"group_size":128}'},
+        yield Case(f"side_file_{name.split('.')[0]}", {**good, name: b'{"bits":5,"group_size":128}'},
                    [name, "supported"], exit=3)

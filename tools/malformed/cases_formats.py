@@ -22,6 +22,7 @@ def cases():
     yield from fp8()
     yield from nvfp4()
     yield from mxfp4()
+    yield from integers()
     yield from other_formats()
 
 
@@ -108,8 +109,9 @@ def fp8():
     yield changed("fp8_weight_is_bf16_with_scale", build_fp8, {GATE + ".weight": weight(129, 8)}, [scale, "BF16"])
     yield changed("fp8_weight_is_e5m2", build_fp8, {GATE + ".weight": codes("F8_E5M2", 129, 8)},
                   [GATE + ".weight", "F8_E5M2"])
-    yield changed("fp8_scale_per_tensor", build_fp8, {scale: None, GATE + ".weight_scale": floats()},
-                  [GATE + ".weight_scale", "supported"], exit=3)
+    yield changed("valid_fp8_scale_per_tensor", build_fp8, {scale: None, GATE + ".weight_scale": floats()}, [], exit=0)
+    yield changed("fp8_scale_of_half_the_rows", build_fp8, {scale: None, GATE + ".weight_scale": floats(64, 1)},
+                  [GATE + ".weight_scale", "[64, 1]", "[129, 1]"])
     yield unclaimed("fp8_not_in_config", build_fp8, GATE + ".weight", "fp8")
 
 
@@ -176,12 +178,87 @@ def mxfp4():
     yield Case("mxfp4_width_not_a_multiple", files(odd), [GATE + ".weight", "48", "32"], command="logits")
 
 
+def integers():
+    """GPTQ, AWQ and compressed-tensors: `in` 64, `out` 32, groups of 32."""
+    def words(*shape, value=0x77):
+        count = 4
+        for d in shape:
+            count *= d
+        return Tensor("I32", list(shape), bytes([value]) * count)
+
+    def half(*shape, value=0x3C00):
+        count = 1
+        for d in shape:
+            count *= d
+        return Tensor("F16", list(shape), struct.pack("<H", value) * count)
+
+    def indices(*values):
+        return Tensor("I32", [len(values)], struct.pack(f"<{len(values)}i", *values))
+
+    def gptq(**config):
+        claim = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, **config}
+        model = build(num_hidden_layers=1, hidden_size=64, intermediate_size=32, quantization_config=claim)
+        del model.tensors[GATE + ".weight"]
+        model.tensors.update({GATE + ".qweight": words(8, 32), GATE + ".qzeros": words(2, 4), GATE + ".scales": half(2, 32)})
+        return model
+
+    def awq():
+        model = gptq(quant_method="awq", zero_point=True)
+        model.tensors[GATE + ".qweight"] = words(64, 4)
+        return model
+
+    def packed(**weights):
+        groups = {"group_0": {"targets": ["Linear"], "weights": {"type": "int", "num_bits": 4, "group_size": 32, **weights}}}
+        model = gptq()
+        model.config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized",
+                                               "config_groups": groups}
+        for suffix in (".qweight", ".qzeros", ".scales"):
+            del model.tensors[GATE + suffix]
+        model.tensors.update({GATE + ".weight_packed": words(32, 8), GATE + ".weight_scale": half(32, 2),
+                              GATE + ".weight_shape": Tensor("I64", [2], struct.pack("<2q", 32, 64))})
+        return model
+
+    for name, make in (("gptq", gptq), ("awq", awq), ("pack_quantized", packed)):
+        yield Case(f"valid_{name}", files(make()), exit=0, command="logits")
+    q, z, s, g = (GATE + suffix for suffix in (".qweight", ".qzeros", ".scales", ".g_idx"))
+    for short, changes, mentions in (
+            ("scales_missing", {s: None}, [q, s]),
+            ("scales_per_16", {s: half(4, 32)}, [s, "[4, 32]", "[2, 32]"]),
+            ("scales_of_i32", {s: words(2, 32)}, [s, "I32", "F16"]),
+            ("scales_nan", {s: half(2, 32, value=0x7E00)}, [q, "nan"]),
+            ("scales_inf", {s: half(2, 32, value=0x7C00)}, [q, "inf"]),
+            ("zeros_not_symmetric", {z: words(2, 4, value=0x66)}, [q, "zero point", "7", "8"]),
+            ("zeros_misshapen", {z: words(1, 4)}, [z, "[1, 4]", "[2, 4]"]),
+            ("qweight_transposed", {q: words(32, 8)}, [q, "[32, 8]", "[8, 32]"]),
+            ("qweight_of_awq", {q: words(64, 4)}, [q, "[64, 4]", "[8, 32]"]),
+            ("g_idx_out_of_range", {g: indices(*[0] * 32, *[2] * 32)}, [q, "g_idx[32]", "2", "1"]),
+            ("g_idx_negative", {g: indices(-1, *[0] * 63)}, [q, "g_idx[0]", "-1"]),
+            ("g_idx_reordered", {g: indices(*[1] * 32, *[0] * 32)}, [q, "g_idx[0]", "desc_act"]),
+            ("g_idx_short", {g: indices(0, 0, 1)}, [g, "[3]", "[64]"])):
+        yield changed(f"gptq_{short}", gptq, changes, mentions)
+    yield changed("gptq_act_order_without_g_idx", lambda: gptq(desc_act=True), {}, [q, g])
+    yield changed("gptq_not_in_config", lambda: without_claim(gptq()), {}, [q, "config.json"])
+    yield changed("awq_zeros_missing", awq, {z: None}, [q, z])
+    yield changed("awq_qweight_of_gptq", awq, {q: words(8, 32)}, [q, "[8, 32]", "[64, 4]"])
+    p, ps = GATE + ".weight_packed", GATE + ".weight_scale"
+    for short, changes, mentions in (
+            ("shape_differs", {GATE + ".weight_shape": Tensor("I64", [2], struct.pack("<2q", 32, 63))}, ["weight_shape", "63"]),
+            ("scale_missing", {ps: None}, [p, ps]),
+            ("scale_per_row", {ps: half(32, 1)}, [ps, "[32, 1]", "[32, 2]"]),
+            ("words_missing", {p: words(32, 7)}, [p, "config.json"])):
+        yield changed(f"pack_quantized_{short}", packed, changes, mentions)
+    yield changed("pack_quantized_zeros_missing", lambda: packed(symmetric=False), {}, [p, "weight_zero_point"])
+
+
+def without_claim(model):
+    del model.config["quantization_config"]
+    return model
+
+
 def other_formats():
-    """Formats that exist and are not implemented: found by their tensors, refused as unsupported."""
-    words = Tensor("I32", [1, 8], bytes(32))
+    """Formats that contradict config.json."""
     for name, changes, tensor in (
-            ("gptq", {GATE + ".weight": None, GATE + ".qweight": words}, GATE + ".qweight"),
             ("packed_integers", {GATE + ".weight": None, GATE + ".weight_packed": Tensor("I32", [8, 1], bytes(32))},
              GATE + ".weight_packed"),
             ("int8", {GATE + ".weight": codes("I8", 8, 8), GATE + ".weight_scale": floats(8, 1)}, GATE + ".weight")):
-        yield changed(f"format_{name}", build, changes, [tensor, "supported"], exit=3)
+        yield changed(f"format_{name}", build, changes, [tensor, "config.json"])

@@ -1,8 +1,10 @@
 // nibble bench load: seconds and GB/s of loading by phase, beside the speed at which the same files
-// can be read() from the page cache.
+// can be read() from the page cache: into a small buffer, and into memory fresh from the kernel, which
+// is what any loader that keeps the weights has to do.
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -53,6 +55,7 @@ struct Piece {
 // A buffer that stays in the processor's cache: what is timed is the page cache, not the copy's target.
 constexpr std::size_t kBufferBytes = std::size_t{256} << 10;
 constexpr std::uint64_t kPieceBytes = std::uint64_t{16} << 20;
+constexpr std::size_t kFreshPieces = 64;
 
 std::vector<Piece> pieces_of(const std::set<fs::path>& files) {
   std::vector<Piece> pieces;
@@ -66,13 +69,15 @@ std::vector<Piece> pieces_of(const std::set<fs::path>& files) {
   return pieces;
 }
 
-bool read_piece(const Piece& piece, std::vector<char>& buffer) {
+// Reads a piece to `to`; one that is longer than `room` over and over to the same place.
+bool read_piece(const Piece& piece, char* to, std::size_t room) {
   const int fd = ::open(piece.file.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
   std::uint64_t done = 0;
   while (done < piece.size) {
-    const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), piece.size - done));
-    const ssize_t n = ::pread(fd, buffer.data(), want, static_cast<off_t>(piece.offset + done));
+    const std::size_t at = static_cast<std::size_t>(done) % room;
+    const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(room - at, piece.size - done));
+    const ssize_t n = ::pread(fd, to + at, want, static_cast<off_t>(piece.offset + done));
     if (n <= 0) break;
     done += static_cast<std::uint64_t>(n);
   }
@@ -80,8 +85,9 @@ bool read_piece(const Piece& piece, std::vector<char>& buffer) {
   return done == piece.size;
 }
 
-// GB/s of read() over all pieces by `num_threads` threads; 0 if a file can't be read.
-double read_speed(const std::vector<Piece>& pieces, int num_threads) {
+// GB/s of read(piece index) over all pieces by `num_threads` threads; 0 if a file can't be read.
+template <class Read>
+double pieces_speed(const std::vector<Piece>& pieces, int num_threads, Read&& read) {
   std::atomic<std::size_t> next{0};
   std::atomic<bool> good{true};
   std::uint64_t bytes = 0;
@@ -92,13 +98,33 @@ double read_speed(const std::vector<Piece>& pieces, int num_threads) {
     threads.emplace_back([&] {
       std::vector<char> buffer(kBufferBytes);
       for (std::size_t i = next++; i < pieces.size(); i = next++) {
-        if (!read_piece(pieces[i], buffer)) good = false;
+        if (!read(i, buffer)) good = false;
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
   const double seconds = seconds_since(start);
   return good && seconds > 0 ? static_cast<double>(bytes) / seconds / 1e9 : 0;
+}
+
+double read_speed(const std::vector<Piece>& pieces, int num_threads) {
+  return pieces_speed(pieces, num_threads, [&](std::size_t i, std::vector<char>& buffer) {
+    return read_piece(pieces[i], buffer.data(), buffer.size());
+  });
+}
+
+// The same into untouched memory, of huge pages where there are any; of the first GiB of the files.
+double fresh_read_speed(std::vector<Piece> pieces, int num_threads) {
+  pieces.resize(std::min(pieces.size(), kFreshPieces));
+  const std::size_t bytes = pieces.size() * kPieceBytes;
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return 0;
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
+  const double speed = pieces_speed(pieces, num_threads, [&](std::size_t i, const std::vector<char>&) {
+    return read_piece(pieces[i], static_cast<char*>(memory) + i * kPieceBytes, kPieceBytes);
+  });
+  ::munmap(memory, bytes);
+  return speed;
 }
 
 // Splits a load's time by the phases its progress callback names.
@@ -134,6 +160,7 @@ struct LoadResult {
   std::vector<Phase> phases;  // of the fastest load
   std::vector<double> read_one_thread;
   std::vector<double> read_all_threads;
+  std::vector<double> read_fresh;  // all threads, into fresh memory
   std::uint64_t peak_rss = 0;
 
   [[nodiscard]] double gb_s(double s) const { return s > 0 ? static_cast<double>(file_bytes) / s / 1e9 : 0; }
@@ -184,6 +211,10 @@ class BenchLoadCommand final : public Command {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     result.peak_rss = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+    // Last, as it takes memory of its own.
+    for (std::int32_t i = 0; i < repetitions_; ++i) {
+      result.read_fresh.push_back(fresh_read_speed(pieces, threads));
+    }
     return stamp;
   }
 
@@ -224,6 +255,9 @@ class BenchLoadCommand final : public Command {
     text += fmt::format(
         "page cache read(): {:.2f} GB/s by one thread (load: {:.0f} % of it), {:.2f} GB/s by {} ({:.0f} %)\n",
         one, 100 * speed / one, all, stamp.threads, 100 * speed / all);
+    const double fresh = spread(result.read_fresh).mean;
+    text += fmt::format("read() into fresh memory: {:.2f} GB/s by {} ({:.0f} %)\n", fresh, stamp.threads,
+                        100 * speed / fresh);
     return text;
   }
 
@@ -232,6 +266,7 @@ class BenchLoadCommand final : public Command {
     const double speed = result.gb_s(total.mean);
     const double one = spread(result.read_one_thread).mean;
     const double all = spread(result.read_all_threads).mean;
+    const double fresh = spread(result.read_fresh).mean;
     JsonWriter json;
     json.begin_object();
     write_stamp(json, stamp);
@@ -249,9 +284,11 @@ class BenchLoadCommand final : public Command {
         .key("page_cache_read_gb_s")
         .begin_object()
         .field("one_thread", one)
-        .field("all_threads", all);
+        .field("all_threads", all)
+        .field("fresh_memory", fresh);
     json.end_object().field("percent_of_read_one_thread", 100 * speed / one);
     json.field("percent_of_read_all_threads", 100 * speed / all);
+    json.field("percent_of_read_fresh_memory", 100 * speed / fresh);
     return json.end_object().text() + '\n';
   }
 

@@ -72,7 +72,8 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                       1 << 20, "Tokens per step while reading prompts");
   options.add_choice("--mla", model.mla, {"auto", "naive", "absorb", "absorbed"},
                      "How latent attention is computed");
-  options.add_choice("--kv-cache-dtype", model.llm.kv_cache_dtype, {"auto", "f32", "bf16"}, "Cache entries");
+  options.add_choice("--kv-cache-dtype", model.llm.kv_cache_dtype,
+                     {"auto", "f32", "bf16", "fp8", "fp8_e4m3", "fp8_e5m2"}, "Cache entries");
 }
 
 void add_max_num_seqs(OptionSet& options, ModelOptions& model) {

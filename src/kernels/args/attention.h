@@ -1,10 +1,11 @@
 // Arguments of the attention ops. The cache of one layer holds, for each token, the normed latent
-// (kv_lora_rank values) followed by the rotated rope key (qk_rope_head_dim values).
+// (kv_lora_rank values) and the rotated rope key (qk_rope_head_dim values), as cache_layout.h says.
 #pragma once
 
 #include <cstdint>
 
 #include "core/tensor.h"
+#include "kernels/cache_layout.h"
 
 namespace nibble::kernels {
 
@@ -16,17 +17,17 @@ struct RopeArgs {
   TensorView sin;                 // [max_positions, d_rope / 2] f32
 };
 
-// One layer's cache: entry of token slot s at data + s * row stride. dtype f32 or bf16.
+// One layer's cache: entry of token slot s at data + s * row stride. dtype f32, bf16, f8_e4m3 or f8_e5m2.
 struct CacheWriteArgs {
   TensorView latent;                 // [m, kv_lora_rank] f32
   TensorView k_pe;                   // [m, d_rope] f32, rotated
   const std::int32_t* slot_mapping;  // [m]: page * page_size + offset
-  TensorView cache;                  // [num_slots, kv_lora_rank + d_rope]
+  TensorView cache;                  // [num_slots, cache_width]
 };
 
 // Copies the first `length` entries of one sequence out of its pages.
 struct CacheGatherArgs {
-  TensorView cache;                // [num_slots, kv_lora_rank + d_rope]
+  TensorView cache;                // [num_slots, cache_width]
   const std::int32_t* page_table;  // [ceil(length / page_size)]
   std::int32_t page_size;
   std::int32_t length;
@@ -53,7 +54,7 @@ struct RaggedArgs {
 struct MlaAbsorbedArgs {
   TensorView q_latent;  // [m, heads, kv_lora_rank] f32
   TensorView q_pe;      // [m, heads, d_rope] f32
-  TensorView cache;     // [num_slots, kv_lora_rank + d_rope] f32 or bf16
+  TensorView cache;     // [num_slots, cache_width]
   RaggedArgs ragged;
   float scale;
   TensorView o;  // [m, heads, kv_lora_rank] f32

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/check.h"
 #include "kernels/cpu/scratch.h"
+#include "quant/float16.h"
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -67,6 +69,31 @@ const std::byte* cache_entry(const TensorView& cache, std::int64_t slot) {
   return cache.as<const std::byte>() + slot * cache.stride[0] * dtype_bits(cache.dtype) / 8;
 }
 
+// A block of consecutive cache entries as the inner products read them: latents, and rope keys apart.
+struct KeyBlock {
+  const void* latents;
+  const void* ropes;
+  bool bf16;
+  std::int64_t stride;  // in elements
+};
+
+// Decodes the entries of a block of an FP8 cache into [kBlockKeys, d_latent + d_rope] floats.
+KeyBlock decode_block(const Tier& tier, const TensorView& cache, const std::byte* entry, std::int64_t block,
+                      std::int64_t d_latent, std::int64_t d_rope, float* decoded) {
+  const std::int64_t width = d_latent + d_rope;
+  for (std::int64_t i = 0; i < block; ++i) {
+    const std::byte* from = entry + i * cache.stride[0];
+    float* to = decoded + i * width;
+    float scale;
+    std::memcpy(&scale, from + fp8_scale_offset(d_latent), sizeof(scale));
+    tier.decode_fp8(reinterpret_cast<const std::uint8_t*>(from), d_latent, scale,
+                    cache.dtype == DType::f8_e5m2, to);
+    const auto* rope = reinterpret_cast<const std::uint16_t*>(from + fp8_rope_offset(d_latent));
+    for (std::int64_t r = 0; r < d_rope; ++r) to[d_latent + r] = quant::bf16_to_float(rope[r]);
+  }
+  return {.latents = decoded, .ropes = decoded + d_latent, .bf16 = false, .stride = width};
+}
+
 // All rows (heads of one query token) of one task over one sequence's pages.
 struct AbsorbedTask {
   const MlaAbsorbedArgs& args;
@@ -75,31 +102,43 @@ struct AbsorbedTask {
   std::int64_t num_heads;
   const std::int32_t* page_table;
   std::int64_t length;  // visible entries
+  float* decoded;       // FP8: [kBlockKeys, d_latent + d_rope]
+
+  [[nodiscard]] KeyBlock keys(const Tier& tier, std::int64_t slot, std::int64_t block) const {
+    const std::int64_t rank = args.q_latent.dim(2);
+    const std::byte* entry = cache_entry(args.cache, slot);
+    if (is_fp8_cache(args.cache.dtype)) {
+      return decode_block(tier, args.cache, entry, block, rank, args.q_pe.dim(2), decoded);
+    }
+    const bool bf16 = args.cache.dtype == DType::bf16;
+    return {.latents = entry,
+            .ropes = entry + rank * (bf16 ? 2 : 4),
+            .bf16 = bf16,
+            .stride = args.cache.stride[0]};
+  }
 
   void run(const SoftmaxRows& rows) const {
-    const std::int64_t rank = args.q_latent.dim(2);
     const std::int64_t page_size = args.ragged.page_size;
-    const bool bf16 = args.cache.dtype == DType::bf16;
     rows.reset(num_heads);
     for (std::int64_t begin = 0; begin < length;) {
       const std::int64_t in_page = begin % page_size;
       const std::int64_t block = std::min({kBlockKeys, page_size - in_page, length - begin});
-      const std::byte* entry = cache_entry(args.cache, page_table[begin / page_size] * page_size + in_page);
+      const KeyBlock k = keys(rows.tier, page_table[begin / page_size] * page_size + in_page, block);
       DotBlock dot{
           .q = args.q_latent.f32() + token * args.q_latent.stride[0] + head * args.q_latent.stride[1],
           .q_stride = args.q_latent.stride[1],
           .num_q = num_heads,
-          .keys = entry,
-          .keys_bf16 = bf16,
-          .key_stride = args.cache.stride[0],
+          .keys = k.latents,
+          .keys_bf16 = k.bf16,
+          .key_stride = k.stride,
           .num_keys = block,
-          .d = rank,
+          .d = args.q_latent.dim(2),
           .out = rows.scores,
           .out_stride = kBlockKeys};
       rows.tier.dot_block(dot);
       dot.q = args.q_pe.f32() + token * args.q_pe.stride[0] + head * args.q_pe.stride[1];
       dot.q_stride = args.q_pe.stride[1];
-      dot.keys = entry + rank * (bf16 ? 2 : 4);
+      dot.keys = k.ropes;
       dot.d = args.q_pe.dim(2);
       dot.accumulate = true;
       rows.tier.dot_block(dot);
@@ -107,11 +146,11 @@ struct AbsorbedTask {
       rows.tier.weighted_sum({.p = rows.scores,
                               .p_stride = kBlockKeys,
                               .num_q = num_heads,
-                              .values = entry,
-                              .values_bf16 = bf16,
-                              .value_stride = args.cache.stride[0],
+                              .values = k.latents,
+                              .values_bf16 = k.bf16,
+                              .value_stride = k.stride,
                               .num_values = block,
-                              .d = rank,
+                              .d = args.q_latent.dim(2),
                               .out = rows.out,
                               .out_stride = rows.out_stride});
       begin += block;
@@ -127,15 +166,18 @@ void mla_absorbed(const Tier& tier, Exec& exec, const MlaAbsorbedArgs& args) {
   const std::int64_t heads = args.q_latent.dim(1);
   const RaggedArgs& ragged = args.ragged;
   if (num_tokens == 0) return;
-  NIB_CHECK(args.cache.dim(1) == args.q_latent.dim(2) + args.q_pe.dim(2), "cache rows of {} for {} + {}",
-            args.cache.dim(1), args.q_latent.dim(2), args.q_pe.dim(2));
+  const std::int64_t width = args.q_latent.dim(2) + args.q_pe.dim(2);
+  NIB_CHECK(args.cache.dim(1) == cache_width(args.cache.dtype, args.q_latent.dim(2), args.q_pe.dim(2)),
+            "cache rows of {} for {} + {}", args.cache.dim(1), args.q_latent.dim(2), args.q_pe.dim(2));
   ThreadPool& threads = exec.threads();
   // Heads of one token share the cache lines they read: few, large groups.
   const std::int64_t groups =
       std::min(heads, std::max<std::int64_t>(1, ceil_div(2 * threads.num_threads(), num_tokens)));
   const std::int64_t group_heads = ceil_div(heads, groups);
   const std::size_t row_bytes = static_cast<std::size_t>(group_heads * (kBlockKeys + 2)) * 4;
-  const std::size_t thread_bytes = align_scratch(row_bytes);
+  const std::size_t decoded_bytes =
+      is_fp8_cache(args.cache.dtype) ? static_cast<std::size_t>(kBlockKeys * width) * 4 : 0;
+  const std::size_t thread_bytes = align_scratch(row_bytes) + align_scratch(decoded_bytes);
   std::byte* team_scratch = exec.scratch(thread_bytes * static_cast<std::size_t>(threads.num_threads()));
   threads.parallel_for(num_tokens * ceil_div(heads, group_heads), [&](std::int64_t i, int thread) {
     const std::int64_t token = i / ceil_div(heads, group_heads);
@@ -158,7 +200,8 @@ void mla_absorbed(const Tier& tier, Exec& exec, const MlaAbsorbedArgs& args) {
                  .head = head,
                  .num_heads = std::min(group_heads, heads - head),
                  .page_table = ragged.page_tables + seq * ragged.max_pages,
-                 .length = ragged.seq_lens[seq] - from_end}
+                 .length = ragged.seq_lens[seq] - from_end,
+                 .decoded = scores + align_scratch(row_bytes) / sizeof(float)}
         .run(rows);
   });
 }

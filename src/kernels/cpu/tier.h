@@ -145,6 +145,8 @@ struct Tier {
   std::array<void (*)(const TransposedTask&), kNumDecoders> transposed{};
   void (*dot_block)(const DotBlock&) = nullptr;
   void (*weighted_sum)(const WeightedSum&) = nullptr;
+  // out[i] = value of codes[i] * scale for i in [0, n), E5M2 or E4M3.
+  void (*decode_fp8)(const std::uint8_t* codes, std::int64_t n, float scale, bool e5m2, float* out) = nullptr;
   // x[i] = exp(x[i] - max) for i in [0, n); returns the sum.
   float (*exp_sum)(float* x, std::int64_t n, float max) = nullptr;
   // y = silu(gate) * up

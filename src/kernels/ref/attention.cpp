@@ -43,14 +43,14 @@ QueryRow query_row(const RaggedArgs& ragged, std::int64_t row) {
 }  // namespace
 
 void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
-  check_cache_dtype(args.cache);
   const RaggedArgs& ragged = args.ragged;
   const std::int64_t d_latent = args.q_latent.dim(2);
   const std::int64_t d_rope = args.q_pe.dim(2);
   const std::int64_t num_heads = args.q_latent.dim(1);
+  check_cache(args.cache, d_latent, d_rope);
   if (ragged.num_seqs == 0) return;
   const std::int64_t max_len = *std::max_element(ragged.seq_lens, ragged.seq_lens + ragged.num_seqs);
-  const ThreadFloats scratch(exec, args.cache.dim(1) + max_len);
+  const ThreadFloats scratch(exec, d_latent + d_rope + max_len);
   const std::int64_t first_row = ragged.cu_seqlens_q[0];
   const std::int64_t num_rows = ragged.cu_seqlens_q[ragged.num_seqs] - first_row;
   exec.threads().parallel_for(num_rows * num_heads, [&](std::int64_t task, int thread) {
@@ -58,10 +58,11 @@ void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
     const std::int64_t head = task % num_heads;
     const QueryRow query = query_row(ragged, first_row + row);
     float* buffer = scratch.of(thread);
-    float* scores = buffer + args.cache.dim(1);
+    float* scores = buffer + d_latent + d_rope;
     const auto entry = [&](std::int64_t j) {
       const std::int64_t page = query.page_table[j / ragged.page_size];
-      return cache_entry(args.cache, page * ragged.page_size + j % ragged.page_size, buffer);
+      return cache_entry(args.cache, page * ragged.page_size + j % ragged.page_size, d_latent, d_rope,
+                         buffer);
     };
     for (std::int64_t j = 0; j < query.num_visible; ++j) {
       const float* e = entry(j);

@@ -4,11 +4,14 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "core/check.h"
 #include "core/tensor.h"
+#include "kernels/cache_layout.h"
 #include "kernels/exec.h"
 #include "quant/float16.h"
+#include "quant/float8.h"
 
 namespace nibble::kernels::ref {
 
@@ -36,19 +39,33 @@ inline float* row_of(const TensorView& t, std::int64_t i, std::int64_t j) {
   return t.f32() + i * t.stride[0] + j * t.stride[1];
 }
 
-// One entry of a paged cache as float32. f32 entries are used in place; bf16 ones are widened into
-// `buffer`.
-inline const float* cache_entry(const TensorView& cache, std::int64_t slot, float* buffer) {
+// One entry of a paged cache as float32: latent, then rope key. f32 entries are used in place; others are
+// decoded into `buffer`, which holds d_latent + d_rope values.
+inline const float* cache_entry(const TensorView& cache, std::int64_t slot, std::int64_t d_latent,
+                                std::int64_t d_rope, float* buffer) {
   NIB_DCHECK(slot >= 0 && slot < cache.dim(0), "slot {} of {}", slot, cache.dim(0));
   if (cache.dtype == DType::f32) return cache.as<float>() + slot * cache.stride[0];
-  const std::uint16_t* entry = cache.as<std::uint16_t>() + slot * cache.stride[0];
-  for (std::int64_t i = 0; i < cache.dim(1); ++i) buffer[i] = quant::bf16_to_float(entry[i]);
+  const std::uint16_t* halves = cache.as<std::uint16_t>() + slot * cache.stride[0];
+  std::int64_t first = 0;  // of the values that are bf16
+  if (is_fp8_cache(cache.dtype)) {
+    const std::uint8_t* entry = cache.as<std::uint8_t>() + slot * cache.stride[0];
+    float scale;
+    std::memcpy(&scale, entry + fp8_scale_offset(d_latent), sizeof(scale));
+    const auto& values = cache.dtype == DType::f8_e4m3 ? quant::kE4m3Values : quant::kE5m2Values;
+    for (std::int64_t i = 0; i < d_latent; ++i) buffer[i] = values[entry[i]] * scale;
+    halves = reinterpret_cast<const std::uint16_t*>(entry + fp8_rope_offset(d_latent)) - d_latent;
+    first = d_latent;
+  }
+  for (std::int64_t i = first; i < d_latent + d_rope; ++i) buffer[i] = quant::bf16_to_float(halves[i]);
   return buffer;
 }
 
-inline void check_cache_dtype(const TensorView& cache) {
-  NIB_CHECK(cache.dtype == DType::f32 || cache.dtype == DType::bf16, "the cache is F32 or BF16, not {}",
-            dtype_name(cache.dtype));
+inline void check_cache(const TensorView& cache, std::int64_t d_latent, std::int64_t d_rope) {
+  NIB_CHECK(cache.dtype == DType::f32 || cache.dtype == DType::bf16 || is_fp8_cache(cache.dtype),
+            "the cache is F32, BF16, F8_E4M3 or F8_E5M2, not {}", dtype_name(cache.dtype));
+  NIB_CHECK(cache.dim(1) == cache_width(cache.dtype, d_latent, d_rope),
+            "cache entries of {} {} for {} + {} values", cache.dim(1), dtype_name(cache.dtype), d_latent,
+            d_rope);
 }
 
 // Scratch of one op: `per_thread` floats for each thread.

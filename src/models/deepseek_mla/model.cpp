@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cache_layout.h"
 #include "models/deepseek_mla/config.h"
 
 namespace nibble::models::deepseek_mla {
@@ -26,11 +27,12 @@ DeepseekMla::DeepseekMla(const formats::HfConfig& config, const layers::RouterCo
             .num_layers = static_cast<std::int32_t>(config.num_hidden_layers),
             .eos_token_ids = config.eos_token_ids,
             .bos_token_id = config.bos_token_id},
-      cache_spec_{.name = "latent",
-                  .tokens_per_entry = 1,
-                  .window = 0,
-                  .width = config.kv_lora_rank + config.qk_rope_head_dim,
-                  .dtype = options.cache_dtype},
+      cache_spec_{
+          .name = "latent",
+          .tokens_per_entry = 1,
+          .window = 0,
+          .width = kernels::cache_width(options.cache_dtype, config.kv_lora_rank, config.qk_rope_head_dim),
+          .dtype = options.cache_dtype},
       rope_(rope_config(config)),
       embed_tokens_(config.vocab_size, config.hidden_size),
       norm_(config.hidden_size, static_cast<float>(config.rms_norm_eps)),

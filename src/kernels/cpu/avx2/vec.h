@@ -28,6 +28,15 @@ struct V {
     std::memcpy(padded, p, static_cast<std::size_t>(n) * 2);
     return load_bf16(padded);
   }
+  // 16 E4M3 (finite) or E5M2 codes: both are half-precision numbers after a shift, E4M3 with an exponent
+  // that is 8 too small.
+  static V load_e4m3(const std::uint8_t* p) {
+    const __m256i words = _mm256_slli_epi16(load_bytes(p), 8);
+    const __m256i f16 =
+        _mm256_and_si256(_mm256_srai_epi16(words, 1), _mm256_set1_epi16(static_cast<short>(0xBF80)));
+    return mul(from_f16(f16), set1(256.0F));
+  }
+  static V load_e5m2(const std::uint8_t* p) { return from_f16(_mm256_slli_epi16(load_bytes(p), 8)); }
   static void store(float* p, V a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
@@ -63,6 +72,13 @@ struct V {
   static V reduce16(const V (&a)[16]) { return {reduce8(a), reduce8(a + 8)}; }
 
  private:
+  static __m256i load_bytes(const std::uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static V from_f16(__m256i words) {
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(words)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(words, 1))};
+  }
   static __m256i first(std::int64_t n) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);

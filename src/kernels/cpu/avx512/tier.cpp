@@ -31,6 +31,7 @@ Tier make_tier() {
   add_format<DecodeInt4ActOrder>(tier, Decoder::int4_act_order);
   tier.dot_block = generic::dot_block<Simd>;
   tier.weighted_sum = generic::weighted_sum<Simd>;
+  tier.decode_fp8 = generic::decode_fp8<Simd>;
   tier.exp_sum = generic::exp_sum<Simd>;
   tier.silu_mul = generic::silu_mul<Simd>;
   tier.pack_panel = pack_panel;

@@ -24,6 +24,15 @@ struct V {
     const __m256i half = _mm256_maskz_loadu_epi16(first(n), p);
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
   }
+  // 16 E4M3 (finite) or E5M2 codes: both are half-precision numbers after a shift, E4M3 with an exponent
+  // that is 8 too small.
+  static V load_e4m3(const std::uint8_t* p) {
+    const __m256i words = _mm256_slli_epi16(load_bytes(p), 8);
+    const __m256i f16 =
+        _mm256_and_si256(_mm256_srai_epi16(words, 1), _mm256_set1_epi16(static_cast<short>(0xBF80)));
+    return {_mm512_mul_ps(_mm512_cvtph_ps(f16), _mm512_set1_ps(256.0F))};
+  }
+  static V load_e5m2(const std::uint8_t* p) { return {_mm512_cvtph_ps(_mm256_slli_epi16(load_bytes(p), 8))}; }
   static void store(float* p, V a) { _mm512_storeu_ps(p, a.r); }
   static void store_first(float* p, V a, std::int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.r); }
   static V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
@@ -55,6 +64,9 @@ struct V {
   }
 
  private:
+  static __m256i load_bytes(const std::uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static __mmask16 first(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 };
 

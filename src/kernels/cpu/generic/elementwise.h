@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/tier.h"
 
@@ -80,6 +81,25 @@ void rms_norm(const float* x, const float* weight, float eps, float* y, std::int
   if (i < d) {
     V::store_first(
         y + i, V::mul(V::mul(V::load_first(x + i, d - i), scale), V::load_first(weight + i, d - i)), d - i);
+  }
+}
+
+// out[i] = value of the FP8 code codes[i] * scale.
+template <class S>
+void decode_fp8(const std::uint8_t* codes, std::int64_t n, float scale, bool e5m2, float* out) {
+  using V = typename S::V;
+  const V factor = V::set1(scale);
+  for (std::int64_t i = 0; i < n; i += 16) {
+    std::uint8_t padded[16] = {};
+    const std::int64_t left = n - i;
+    if (left < 16) std::memcpy(padded, codes + i, static_cast<std::size_t>(left));
+    const std::uint8_t* from = left < 16 ? padded : codes + i;
+    const V value = V::mul(e5m2 ? V::load_e5m2(from) : V::load_e4m3(from), factor);
+    if (left < 16) {
+      V::store_first(out + i, value, left);
+    } else {
+      V::store(out + i, value);
+    }
   }
 }
 
