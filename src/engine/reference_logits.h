@@ -7,10 +7,10 @@
 //   num_rows rows, one for each scored token in the order of the text, 12 + 2 vocab_size bytes each:
 //                       f32 step; f32 nll of the true token; i32 top-1 token; u16 q[vocab_size]
 // A logit is its row's greatest minus q * step, with step = (max - min) / 65535 rounded up. Read back it is
-// off by at most half a step, and float32 rounding: 0.51 (max - min) / 65535. With d that bound, the
-// distribution p' that is read back has D(p' || p) <= d^2 / 2 (Hoeffding's lemma) and |D(p' || q) -
-// D(p || q)| <= d^2 / 2 + d / 2 * range of log(p / q) (by Pinsker's inequality): some 1e-4 of a divergence's
-// own scale at a range of logits of 30. nll and top-1 are exact to float32.
+// off by at most half a step and float32 rounding: d = 0.51 (max - min) / 65535, 2.3e-4 nats at a range
+// of 30. The distribution p' that is read back then has D(p' || p) <= d^2 / 2 (Hoeffding's lemma), and for
+// any q |D(p' || q) - D(p || q)| <= d^2 / 2 + d / 2 * (max - min of log(p / q)) (Pinsker's inequality). nll
+// is exact to float32, top-1 is exact.
 #pragma once
 
 #include <cstdint>

@@ -133,8 +133,11 @@ class EvalTableCommand final : public Command {
       if (interrupted()) return interrupted_error();
       Row& row = rows_.emplace_back();
       row.variant = variants[i];
-      if (measured.ok()) row.measured = std::move(measured).value();
-      if (!measured.ok()) row.error = measured.error().message;
+      if (measured.ok()) {
+        row.measured = std::move(measured).value();
+      } else {
+        row.error = measured.error().message;
+      }
     }
     return print(common_.json || output_ == "json" ? as_json(stamp) : as_markdown(stamp));
   }
