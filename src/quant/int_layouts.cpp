@@ -3,31 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "core/check.h"
 #include "quant/codec.h"
+#include "quant/int_fields.h"
 #include "quant/scales.h"
 
 namespace nibble::quant {
 namespace {
 
-using Word = std::uint32_t;
-
-// AWQ: column 8c + j of a word lies in this field.
-constexpr std::array<unsigned, 8> kAwqField = {0, 4, 1, 5, 2, 6, 3, 7};
-
-unsigned bits_of(const MatrixView& m) { return static_cast<unsigned>(format_row(m.format).bits); }
-
-// Codes in a 32-bit word.
-std::int64_t fields_of(const MatrixView& m) { return 32 / bits_of(m); }
-
 int centred(const MatrixView& m, Word field) { return static_cast<int>(field) - (1 << (bits_of(m) - 1)); }
-
-Word field_of(Word word, std::int64_t field, unsigned bits) {
-  return (word >> (static_cast<unsigned>(field) * bits)) & ((1U << bits) - 1U);
-}
 
 // Unsigned zero of (row, group) as the layout stores it.
 Word stored_zero(const MatrixView& m, std::int64_t row, std::int64_t group) {

@@ -96,10 +96,10 @@ const Encoder& encoder(WeightFormat format) {
 }  // namespace
 
 float nvfp4_global_scale(float amax) noexcept {
-  // Small enough for any weight, large enough that 1 / (2^-9 * global) is finite.
-  constexpr float kSmallest = 0x1p-100F;
   constexpr float kLargestProduct = 6.0F * 448.0F;
-  return amax == 0.0F ? 1.0F : std::max(amax / kLargestProduct, kSmallest);
+  constexpr float kSmallest = 0x1p-100F;   // 1 / (2^-9 * global) is finite
+  constexpr float kLargest = 0x1.86p116F;  // 6 * 448 * global is
+  return amax == 0.0F ? 1.0F : std::clamp(amax / kLargestProduct, kSmallest, kLargest);
 }
 
 float abs_max(std::span<const float> weights) noexcept {

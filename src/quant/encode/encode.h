@@ -4,8 +4,9 @@
 //   encode_rows(rows, begin, end, encoded);  // any threads, disjoint blocks of rows
 //
 // Codes are the nearest ones to w / scale, ties to even, saturated; the scale is the one that is stored,
-// after its rounding to scale_dtype. Weights must be finite: ask abs_max first, which every quantiser
-// needs anyway. A group of zeros gets scale 1 (E8M0: 2^-126, DeepSeek's floor).
+// after its rounding to scale_dtype. Decoded weights are finite whatever the input: scales stop where a
+// product could overflow (weights beyond 1e36 saturate) or vanish. Weights must be finite: ask abs_max
+// first, which every quantiser needs anyway. A group of zeros gets scale 1 (E8M0: 2^-126, DeepSeek's floor).
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,7 @@ namespace nibble::quant {
 //            plain                                   searched: least squared error among
 //   mxfp4    2^ceil(log2(amax / 6)), DeepSeek's      this exponent and the next lower one
 //   nvfp4    e4m3(amax / (6 global)), ModelOpt's     the E4M3 codes around it
-//   int4     amax / 7.5 (compressed-tensors)         clipped ranges, 100 % to 50 % of amax
+//   int4     amax / 7.5 (compressed-tensors)         108 % to 50 % of that scale
 //   int8     amax / 127                              the same
 //   fp8      amax / 448                              the same as plain
 //
@@ -42,8 +43,8 @@ struct EncodeOptions {
   // and int4, kWholeRow for int8. The last group may be short. Other formats: 0, they have one group size.
   std::int64_t group_k = 0;
   std::int64_t group_n = 0;  // fp8: rows that share a scale; 0 = 128, 1 = per channel
-  std::optional<DType>
-      scale_dtype;  // fp8: F32 (default), BF16, F16, F8_E8M0; int8, int4: BF16 (default), F16, F32
+  // fp8: F32 (default), BF16, F16, F8_E8M0. int8, int4: BF16 (default), F16, F32.
+  std::optional<DType> scale_dtype;
   ScaleRule scales = ScaleRule::plain;
   bool zero_points = false;   // int8, int4
   float global_scale = 1.0F;  // nvfp4: see nvfp4_global_scale
@@ -59,9 +60,9 @@ float abs_max(std::span<const float> weights) noexcept;
 // Codes, scales and zeros of one matrix [n, k] in the canonical layout.
 class EncodedMatrix {
  public:
-  // bad_input for shapes and options that the format cannot hold (odd k, k beside the group size, a group
-  // size that is no multiple of 32, zero points of a format without them ...); the message has no tensor
-  // name, add one with with_context. out_of_memory if the memory is not there.
+  // bad_input for shapes and options that the format cannot hold (odd k, k that is no multiple of the group
+  // size, a group size that is no multiple of 32, zero points of a format without them ...); the message has
+  // no tensor name, add one with with_context. out_of_memory if the memory is not there.
   static Result<EncodedMatrix> allocate(std::int64_t n, std::int64_t k, const EncodeOptions& options);
 
   // Valid as long as this object lives, also while rows are being written.

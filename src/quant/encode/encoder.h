@@ -2,7 +2,9 @@
 // the table. Private to quant/.
 #pragma once
 
+#include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -45,8 +47,18 @@ inline std::uint32_t abs_max_bits(const float* w, std::int64_t count) noexcept {
   return static_cast<std::uint32_t>(largest);
 }
 
-// Sums of squares in lanes, so that they vectorise without reordering of float additions.
-inline constexpr std::int64_t kLanes = 8;
+// Sums of squares are taken in lanes: compilers do not reorder float additions.
+inline constexpr std::int64_t kLanes = 16;
+
+// The sum of kCount (a multiple of 4) lanes.
+template <std::size_t kCount>
+float sum_lanes(const std::array<float, kCount>& lanes) noexcept {
+  std::array<float, 4> sums{};
+  for (std::size_t i = 0; i < kCount; i += 4) {
+    for (std::size_t j = 0; j < 4; ++j) sums[j] += lanes[i + j];
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
 
 // A searched scale must beat this bound, so that rounding (of reciprocals and sums, in float32) can never
 // make it worse than the plain one, whose squared error in units of its scale is `plain_error`.

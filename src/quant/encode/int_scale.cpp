@@ -25,8 +25,8 @@ struct Range {
 Range range_of(const float* w, std::int64_t count) {
   Range range;
   for (std::int64_t i = 0; i < count; ++i) {
-    range.low = min_lane(w[i], range.low);
-    range.high = max_lane(w[i], range.high);
+    range.low = w[i] < range.low ? w[i] : range.low;
+    range.high = w[i] > range.high ? w[i] : range.high;
   }
   return range;
 }
@@ -50,21 +50,21 @@ float squared_error(const float* w, std::int64_t count, const IntScale& s, const
   const float inverse = 1.0F / s.scale;
   const auto low = static_cast<float>(rule.min_code() - s.zero);
   const auto high = static_cast<float>(rule.max_code() - s.zero);
-  const auto square = [&](float weight) {
+  const auto square = [=](float weight) {
     const float x = weight * inverse;
-    const float code = (max_lane(min_lane(x, high), low) + kIntegerMagic) - kIntegerMagic;
+    const float code = (clamp_lane(x, low, high) + kIntegerMagic) - kIntegerMagic;
     return (x - code) * (x - code);
   };
   std::array<float, kLanes> sums{};
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane)
-      sums[static_cast<std::size_t>(lane)] += square(w[i + lane]);
+    std::array<float, kLanes> squares;
+    for (std::size_t lane = 0; lane < kLanes; ++lane)
+      squares[lane] = square(w[i + static_cast<std::int64_t>(lane)]);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += squares[lane];
   }
   for (; i < count; ++i) sums[0] += square(w[i]);
-  float sum = 0.0F;
-  for (const float part : sums) sum += part;
-  return sum;
+  return sum_lanes(sums);
 }
 
 }  // namespace

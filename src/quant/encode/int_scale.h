@@ -34,7 +34,7 @@ IntScale choose_int_scale(const float* w, std::int64_t count, const IntScaleRule
 inline int int_code(float w, const IntScale& s, int min_code, int max_code) noexcept {
   const auto low = static_cast<float>(min_code - s.zero);
   const auto high = static_cast<float>(max_code - s.zero);
-  return round_lane(max_lane(min_lane(w / s.scale, high), low)) + s.zero;
+  return round_lane(clamp_lane(w / s.scale, low, high)) + s.zero;
 }
 
 }  // namespace nibble::quant

@@ -17,17 +17,13 @@ float inverse_of(std::uint8_t code) { return e8m0_to_float(static_cast<std::uint
 
 // Sum of (|w| / scale - nearest code)^2.
 float squared_error(const float* w, float inverse) {
-  std::array<float, kLanes> sums{};
-  for (std::int64_t i = 0; i < kGroup; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      const float magnitude = abs_lane(w[i + lane] * inverse);
-      const float error = magnitude - E2m1Lanes::round(min_lane(magnitude, kE2m1Max));
-      sums[static_cast<std::size_t>(lane)] += error * error;
-    }
+  std::array<float, kGroup> squares;
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const float magnitude = abs_lane(w[i] * inverse);
+    const float error = magnitude - e2m1_round_lane(magnitude);
+    squares[i] = error * error;
   }
-  float sum = 0.0F;
-  for (const float s : sums) sum += s;
-  return sum;
+  return sum_lanes(squares);
 }
 
 // A scale twice as large never helps: its values are all values of the smaller one. A quarter of the

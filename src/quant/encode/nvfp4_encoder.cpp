@@ -29,17 +29,12 @@ std::uint8_t plain_scale(std::uint32_t amax_bits, float global) {
 // Sum of (x - value)^2 for magnitudes x in units of the plain scale; `ratio` is scale / plain scale.
 float squared_error(const std::array<float, kGroup>& x, float ratio) {
   const float inverse = 1.0F / ratio;
-  std::array<float, kLanes> sums{};
-  for (std::size_t i = 0; i < kGroup; i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      const float magnitude = x[i + lane];
-      const float value = E2m1Lanes::round(min_lane(magnitude * inverse, kE2m1Max)) * ratio;
-      sums[lane] += (magnitude - value) * (magnitude - value);
-    }
+  std::array<float, kGroup> squares;
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const float error = x[i] - e2m1_round_lane(x[i] * inverse) * ratio;
+    squares[i] = error * error;
   }
-  float sum = 0.0F;
-  for (const float s : sums) sum += s;
-  return sum;
+  return sum_lanes(squares);
 }
 
 std::uint8_t searched_scale(const float* w, std::uint8_t plain, float global) {

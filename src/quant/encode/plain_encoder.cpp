@@ -1,8 +1,8 @@
 // f32, f16 and bf16: rounded to nearest even; what would round to infinity becomes the largest number.
+#include <algorithm>
 #include <cstring>
 
 #include "quant/encode/encoder.h"
-#include "quant/encode/lane_rounding.h"
 #include "quant/float16.h"
 
 namespace nibble::quant {
@@ -12,12 +12,12 @@ std::uint32_t encode_f32(float w) { return std::bit_cast<std::uint32_t>(w); }
 
 std::uint16_t encode_f16(float w) {
   constexpr float kLargest = 65504.0F;
-  return float_to_f16(max_lane(min_lane(w, kLargest), -kLargest));
+  return float_to_f16(std::clamp(w, -kLargest, kLargest));
 }
 
 std::uint16_t encode_bf16(float w) {
   constexpr float kLargest = 0x1.FEp127F;
-  return float_to_bf16(max_lane(min_lane(w, kLargest), -kLargest));
+  return float_to_bf16(std::clamp(w, -kLargest, kLargest));
 }
 
 template <class Code, Code (*kEncode)(float)>

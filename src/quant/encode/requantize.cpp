@@ -24,12 +24,12 @@ std::int64_t rows_per_task(std::int64_t k, std::int64_t block) {
 EncodeError measure_row(const float* w, const float* decoded, std::int64_t k) {
   std::array<double, kLanes> errors{};
   std::array<double, kLanes> squares{};
-  float largest = 0.0F;
+  std::int32_t largest = 0;
   const auto add = [&](std::int64_t i, std::size_t lane) {
     const float error = w[i] - decoded[i];
     errors[lane] += static_cast<double>(error) * static_cast<double>(error);
     squares[lane] += static_cast<double>(w[i]) * static_cast<double>(w[i]);
-    largest = max_lane(abs_lane(error), largest);
+    largest = max_lane(abs_bits(error), largest);
   };
   std::int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) {
@@ -38,7 +38,7 @@ EncodeError measure_row(const float* w, const float* decoded, std::int64_t k) {
   for (; i < k; ++i) add(i, 0);
   return {.squared_error = std::accumulate(errors.begin(), errors.end(), 0.0),
           .squares = std::accumulate(squares.begin(), squares.end(), 0.0),
-          .max_error = largest};
+          .max_error = std::bit_cast<float>(largest)};
 }
 
 // Calls fn(task, rows, row_begin, row_end) with the decoded rows of each task.

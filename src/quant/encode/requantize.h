@@ -30,7 +30,7 @@ float abs_max(const MatrixView& matrix, ThreadPool& threads);
 // error do not depend on the number of threads.
 EncodeError requantize(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads);
 
-// The same without looking at the error: about a third less work for the plain 4-bit encoders.
+// The same without looking at the error, which takes as long as the plain 4-bit encoders themselves.
 void requantize_unmeasured(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads);
 
 }  // namespace nibble::quant

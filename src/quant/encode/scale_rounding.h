@@ -12,17 +12,17 @@
 
 namespace nibble::quant {
 
-// The positive finite F32, BF16 or F16 nearest to `scale` (>= 0): no scale vanishes or becomes infinite.
-// The smallest are 2^-126 and, for F16, its subnormal 2^-24.
+// The F32, BF16 or F16 nearest to `scale` (>= 0) that neither vanishes nor overflows: from 2^-126 (F16: its
+// subnormal 2^-24) to 2^119 (F16: 65504), which times 448, the largest fp8 value, is a float32.
 inline float round_scale(float scale, DType dtype) noexcept {
   constexpr float kSmallest = 0x1p-126F;
   constexpr float kSmallestF16 = 0x1p-24F;
   constexpr float kLargestF16 = 65504.0F;
-  constexpr float kLargestBf16 = 0x1.FEp127F;
+  constexpr float kLargest = 0x1p119F;
   switch (dtype) {
     case DType::f16: return f16_to_float(float_to_f16(std::clamp(scale, kSmallestF16, kLargestF16)));
-    case DType::bf16: return bf16_to_float(float_to_bf16(std::clamp(scale, kSmallest, kLargestBf16)));
-    default: return std::max(scale, kSmallest);
+    case DType::bf16: return bf16_to_float(float_to_bf16(std::clamp(scale, kSmallest, kLargest)));
+    default: return std::clamp(scale, kSmallest, kLargest);
   }
 }
 
