@@ -32,7 +32,7 @@ namespace {
 // A table of every scheme then takes minutes on two cores for a model of 10 M parameters.
 constexpr std::int32_t kDefaultTokens = 32768;
 constexpr std::int32_t kDecodeTokens = 64;
-constexpr std::int32_t kDecodeRepetitions = 5;
+constexpr std::int32_t kDecodeRepetitions = 10;
 
 struct Sizes {
   std::uint64_t projection_bytes = 0;
@@ -49,11 +49,18 @@ struct Sizes {
   }
 };
 
+// Of several runs. The best is what the table shows: whatever else runs on the machine only ever takes speed
+// away, and takes it from some schemes and not from others.
+struct DecodeSpeed {
+  double best = 0;  // tokens per second
+  Spread all;
+};
+
 struct Measured {
   std::string formats;
   Sizes sizes;
   Divergence divergence;
-  Spread decode_tok_s;
+  DecodeSpeed decode;
 };
 
 struct Row {
@@ -176,18 +183,21 @@ class EvalTableCommand final : public Command {
     const InterruptScope scope(llm.get());
     Progress progress(common_.progress);
     NIB_TRY(result.divergence, kl_divergence(*llm, file, text, text_.windows(), labelled(progress)));
-    NIB_TRY(result.decode_tok_s, decode_speed(*llm, labelled(progress)));
+    NIB_TRY(result.decode, decode_speed(*llm, labelled(progress)));
     return result;
   }
 
+  [[nodiscard]] std::int32_t decode_tokens() const { return std::clamp(max_model_len_ - 2, 0, kDecodeTokens); }
+
   // Of one sequence, from an empty context.
-  Result<Spread> decode_speed(Llm& llm, const ProgressCallback& progress) const {
-    const BenchTest test{BenchKind::decode, std::min(kDecodeTokens, max_model_len_ - 2)};
-    if (test.tokens < 1) return Spread{};
+  Result<DecodeSpeed> decode_speed(Llm& llm, const ProgressCallback& progress) const {
+    const BenchTest test{BenchKind::decode, decode_tokens()};
+    if (test.tokens < 1) return DecodeSpeed{};
     const BenchPlan plan{
         .tests = {test}, .repetitions = kDecodeRepetitions, .measure = [] { return MachineLimits{}; }};
     NIB_TRY(const std::vector<BenchResult> results, run_bench(llm, plan, progress));
-    return spread(results.front().tokens_per_second());
+    const std::vector<double> rates = results.front().tokens_per_second();
+    return DecodeSpeed{*std::max_element(rates.begin(), rates.end()), spread(rates)};
   }
 
   [[nodiscard]] ProgressCallback labelled(Progress& progress) const {
@@ -219,15 +229,16 @@ class EvalTableCommand final : public Command {
                  fmt::format("{:.2f}", sizes.model_bits()), format_bytes(sizes.model_bytes),
                  fmt::format("{:.4f}", divergence.perplexity), signed_percent(row.delta_percent()),
                  fmt::format("{:.6f}", divergence.mean),
-                 fmt::format("{:.2f}", 100 * divergence.top1_agreement),
-                 fmt::format("{:.1f} ± {:.1f}", decode.mean, decode.sd)});
+                 fmt::format("{:.2f}", 100 * divergence.top1_agreement), fmt::format("{:.0f}", decode.best)});
     }
-    return fmt::format(
-        "{}{}\nReference: {}, perplexity {:.4f} over {} tokens of {} in windows of {}. {}, {} "
-        "threads, {} {}.\n",
-        table.markdown(), failures, describe_model(stamp), reference_.perplexity, reference_.tokens,
-        text_.file.filename().string(), reference_.window, stamp.system.cpu, stamp.threads,
-        stamp.version.version, stamp.version.commit);
+    std::string text =
+        fmt::format("{}{}\nReference: {}, perplexity {:.4f} over {} tokens of {} in windows of {}. ",
+                    table.markdown(), failures, describe_model(stamp), reference_.perplexity,
+                    reference_.tokens, text_.file.filename().string(), reference_.window);
+    text += fmt::format("Decoding: one sequence, the best of {} runs of {} tokens. ", kDecodeRepetitions,
+                        decode_tokens());
+    return text + fmt::format("{}, {} threads, nibble {} {}.\n", stamp.system.cpu, stamp.threads,
+                              stamp.version.version, stamp.version.commit);
   }
 
   [[nodiscard]] std::string as_json(const BenchStamp& stamp) const {
@@ -258,7 +269,8 @@ class EvalTableCommand final : public Command {
     json.field("delta_percent", row.delta_percent()).key("kld").begin_object();
     json.field("mean", divergence.mean).field("median", divergence.median).field("p99", divergence.p99);
     json.field("max", divergence.max).end_object().field("top1_agreement", divergence.top1_agreement);
-    json.field("decode_tok_s", decode.mean).field("decode_tok_s_sd", decode.sd).end_object();
+    json.field("decode_tok_s", decode.best).field("decode_tok_s_mean", decode.all.mean);
+    json.field("decode_tok_s_sd", decode.all.sd).end_object();
   }
 
   ModelOptions model_;
