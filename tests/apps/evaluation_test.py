@@ -94,6 +94,12 @@ class Evaluation(unittest.TestCase):
             config.write_text(config.read_text().replace('"vocab_size": 4096', '"vocab_size": 4224'))
             self.refused("vocabulary", *reference, "--load-format", "dummy", model=self.folder)
 
+    def test_a_reference_with_another_tokenizer_is_refused(self):
+        model = nibble.text_model(self.folder)
+        if model is None:
+            self.skipTest("no golden tokenizer")
+        self.refused("other token ids", "--load-format", "dummy", "--reference", nibble.DEMO, model=self.folder)
+
     def test_damaged_files_are_refused(self):
         self.save()
         good = self.saved.read_bytes()

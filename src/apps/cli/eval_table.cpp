@@ -187,7 +187,9 @@ class EvalTableCommand final : public Command {
     return result;
   }
 
-  [[nodiscard]] std::int32_t decode_tokens() const { return std::clamp(max_model_len_ - 2, 0, kDecodeTokens); }
+  [[nodiscard]] std::int32_t decode_tokens() const {
+    return std::clamp(max_model_len_ - 2, 0, kDecodeTokens);
+  }
 
   // Of one sequence, from an empty context.
   Result<DecodeSpeed> decode_speed(Llm& llm, const ProgressCallback& progress) const {
