@@ -33,7 +33,7 @@ struct LlmOptions {
   std::string attn_quantization;
   std::string mlp_quantization;
   std::string experts_quantization;
-  std::string other_quantization;                 // embedding, head, router; empty = as stored
+  std::string other_quantization;                 // embedding and head; empty = as stored
   std::vector<std::string> quantization_exclude;  // modules or globs that stay as stored
   // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
   // plain rule (faster).
