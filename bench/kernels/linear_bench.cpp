@@ -7,8 +7,28 @@ namespace {
 
 using quant::WeightFormat;
 
-void linear(benchmark::State& state, WeightFormat format, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const kernels::Weight w = dummy_weight(format, 1, n, k);
+constexpr std::int64_t kInputs = 2048;
+
+struct Variant {
+  const char* name;
+  WeightFormat format;
+  quant::Grouping grouping;
+};
+constexpr Variant kVariants[] = {
+    {"bf16", WeightFormat::bf16, {}},
+    {"fp8", WeightFormat::fp8, {}},
+    {"int8", WeightFormat::int8, {.group_k = kInputs}},
+    {"mxfp4", WeightFormat::mxfp4, {}},
+    {"nvfp4", WeightFormat::nvfp4, {}},
+    {"int4", WeightFormat::int4, {}},
+    {"int4_zeros", WeightFormat::int4, {.zero_points = true}},
+    {"int4_act_order", WeightFormat::int4, {.zero_points = true, .act_order = true}},
+};
+
+void linear(benchmark::State& state, const Variant& variant, std::int64_t m, std::int64_t n) {
+  constexpr std::int64_t k = kInputs;
+  const kernels::Weight w =
+      dummy_weight({.format = variant.format, .n = n, .k = k, .grouping = variant.grouping});
   std::vector<float> x = random_values(m * k, 2);
   std::vector<float> y(static_cast<std::size_t>(m * n));
   kernels::Device& dev = device();
@@ -27,15 +47,12 @@ void linear(benchmark::State& state, WeightFormat format, std::int64_t m, std::i
 
 struct Registered {
   Registered() {
-    for (const WeightFormat format :
-         {WeightFormat::bf16, WeightFormat::fp8, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
+    for (const Variant& variant : kVariants) {
       for (const std::int64_t m : {1, 4, 8, 64, 512}) {
         // The vocabulary projection for decode (beyond the caches), o_proj for prefill.
         const std::int64_t n = m <= 8 ? 102400 : 2048;
-        const std::string name =
-            "linear/" + std::string(quant::format_name(format)) + "/m:" + std::to_string(m);
-        benchmark::RegisterBenchmark(name.c_str(),
-                                     [=](benchmark::State& s) { linear(s, format, m, n, 2048); })
+        const std::string name = "linear/" + std::string(variant.name) + "/m:" + std::to_string(m);
+        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& s) { linear(s, variant, m, n); })
             ->UseRealTime()
             ->Unit(benchmark::kMicrosecond);
       }

@@ -30,9 +30,12 @@ std::vector<std::int32_t> random_routing(std::int64_t m, std::uint64_t seed) {
 }
 
 void moe(benchmark::State& state, WeightFormat format, std::int64_t m) {
-  const kernels::Weight gate = dummy_weight(format, kExperts, kIntermediate, kHidden);
-  const kernels::Weight up = dummy_weight(format, kExperts, kIntermediate, kHidden);
-  const kernels::Weight down = dummy_weight(format, kExperts, kHidden, kIntermediate);
+  const kernels::Weight gate =
+      dummy_weight({.format = format, .num_groups = kExperts, .n = kIntermediate, .k = kHidden});
+  const kernels::Weight up =
+      dummy_weight({.format = format, .num_groups = kExperts, .n = kIntermediate, .k = kHidden});
+  const kernels::Weight down =
+      dummy_weight({.format = format, .num_groups = kExperts, .n = kHidden, .k = kIntermediate});
   std::vector<float> x = random_values(m * kHidden, 3);
   std::vector<float> y(x.size());
   const std::vector<float> weights(static_cast<std::size_t>(m * kTopk), 1.0F / kTopk);

@@ -51,9 +51,8 @@ void report_compute(benchmark::State& state, double flops) {
   state.counters["%peak"] = Counter(100.0 * total / 1e9 / peak, Counter::kIsRate);
 }
 
-kernels::Weight dummy_weight(quant::WeightFormat format, std::int64_t num_groups, std::int64_t n,
-                             std::int64_t k) {
-  auto weight = device().allocate_weight({.format = format, .num_groups = num_groups, .n = n, .k = k});
+kernels::Weight dummy_weight(const kernels::WeightShape& shape) {
+  auto weight = device().allocate_weight(shape);
   if (!weight.ok()) {
     std::fprintf(stderr, "error: %s\n", weight.error().message.c_str());
     std::exit(static_cast<int>(weight.error().code));

@@ -26,8 +26,7 @@ void report_bandwidth(benchmark::State& state, double bytes);
 void report_compute(benchmark::State& state, double flops);
 
 // A weight with dummy contents, larger than the caches where `num_groups` makes it so.
-kernels::Weight dummy_weight(quant::WeightFormat format, std::int64_t num_groups, std::int64_t n,
-                             std::int64_t k);
+kernels::Weight dummy_weight(const kernels::WeightShape& shape);
 
 // Deterministic values in [-1, 1).
 std::vector<float> random_values(std::int64_t count, std::uint64_t seed);

@@ -33,15 +33,15 @@ struct LlmOptions {
   std::string attn_quantization;
   std::string mlp_quantization;
   std::string experts_quantization;
-  std::string other_quantization;                 // embedding, head, router; empty = as stored
+  std::string other_quantization;                 // embedding and head; empty = as stored
   std::vector<std::string> quantization_exclude;  // modules or globs that stay as stored
   // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
   // plain rule (faster).
   bool search_scales = true;
-  std::int32_t num_hidden_layers = 0;             // > 0 shortens the model (dummy weights only)
-  std::string device = "auto";                    // auto, cpu, cuda
-  std::string isa;                                // empty = the environment's NIBBLE_ISA, else the best tier
-  int num_threads = 0;                            // 0 = all cores
+  std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
+  std::string device = "auto";         // auto, cpu, cuda
+  std::string isa;                     // empty = the environment's NIBBLE_ISA, else the best tier
+  int num_threads = 0;                 // 0 = all cores
   // Tokens of a sequence, prompt and reply. 0 = the model's max_position_embeddings, halved until cache
   // and scratch of one sequence take at most half of the memory that the weights leave.
   std::int32_t max_model_len = 0;
@@ -91,18 +91,37 @@ using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
 // Windows are fresh sequences that begin every `stride` tokens of the text; a token is scored by the
 // first window that holds it, if it has a predecessor there.
 struct PerplexityOptions {
-  std::int32_t window = 0;   // tokens of a window, BOS included; 0 = max_model_len
-  std::int32_t stride = 0;   // 0 = the text tokens of a window: windows do not overlap
-  bool prepend_bos = false;  // every window begins with the BOS
+  std::int32_t window = 0;      // tokens of a window, BOS included; 0 = max_model_len
+  std::int32_t stride = 0;      // 0 = the text tokens of a window: windows do not overlap
+  bool prepend_bos = false;     // every window begins with the BOS
+  std::int64_t num_tokens = 0;  // > 0: only so many tokens of the text, from its start
 };
 
 struct Perplexity {
   double perplexity = 0;
   double nll = 0;           // total, nats
   std::int64_t tokens = 0;  // scored
-  std::int64_t bytes = 0;   // of the text
+  std::int64_t bytes = 0;   // of the text that was evaluated
   double bits_per_byte = 0;
 };
+
+// A text cut into windows by PerplexityOptions.
+struct TextWindows {
+  struct Window {
+    std::size_t begin = 0;  // text tokens [begin, end) are in the window
+    std::size_t end = 0;
+    std::size_t first = 0;  // [first, end) are scored by it
+  };
+  std::vector<TokenId> tokens;  // of the text, as far as it is evaluated
+  std::vector<Window> windows;
+  std::optional<TokenId> bos;  // put before each window
+  std::int32_t window = 0;     // as resolved from the options
+  std::int32_t stride = 0;
+  std::int64_t num_scored = 0;  // tokens, over all windows
+};
+
+// Receives the logits that predict text token `target`; all finite. An error ends the run.
+using PredictionCallback = std::function<Status(TokenId target, std::span<const float> logits)>;
 
 struct LlmInfo {
   std::string model_type;
@@ -147,6 +166,11 @@ class Llm {
 
   Result<Perplexity> perplexity(std::string_view text, const PerplexityOptions& options,
                                 const ProgressCallback& progress = {});
+
+  // The windows that perplexity() scores, and the predictions of one of them, in the order of the text.
+  [[nodiscard]] Result<TextWindows> text_windows(std::string_view text,
+                                                 const PerplexityOptions& options) const;
+  Status predictions(const TextWindows& text, std::size_t window, const PredictionCallback& on_prediction);
 
   // Asks a running call to stop after the current step: generate then returns FinishReason::cancelled,
   // logits and perplexity ErrorCode::interrupted. Holds until clear_stop().

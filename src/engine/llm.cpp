@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <new>
@@ -77,6 +78,19 @@ Result<engine::Windows> perplexity_windows(const PerplexityOptions& options, std
   return w;
 }
 
+// Whether text_windows() of such a model could have made it.
+bool is_window_of(const LlmInfo& info, const TextWindows& text, std::size_t window) {
+  if (window >= text.windows.size()) return false;
+  const auto [begin, end, first] = text.windows[window];
+  if (begin > first || first > end || end > text.tokens.size()) return false;
+  const std::size_t num_bos = text.bos ? 1 : 0;
+  if (first < end && first + num_bos == begin) return false;
+  if (end - begin + num_bos > static_cast<std::size_t>(info.max_model_len)) return false;
+  const auto known = [&](TokenId id) { return id >= 0 && id < info.vocab_size; };
+  const std::span<const TokenId> tokens = std::span(text.tokens).subspan(begin, end - begin);
+  return known(text.bos.value_or(0)) && std::all_of(tokens.begin(), tokens.end(), known);
+}
+
 }  // namespace
 
 struct Llm::Impl {
@@ -110,6 +124,9 @@ struct Llm::Impl {
 
   static Result<std::unique_ptr<Impl>> load(const LlmOptions& options, const ProgressCallback& progress);
   Result<std::vector<float>> logits(const LogitsRequest& request);
+  [[nodiscard]] Result<TextWindows> text_windows(std::string_view text,
+                                                 const PerplexityOptions& options) const;
+  Status predictions(const TextWindows& text, std::size_t window, const PredictionCallback& on_prediction);
   Result<Perplexity> perplexity(std::string_view text, const PerplexityOptions& options,
                                 const ProgressCallback& progress);
 };
@@ -165,32 +182,57 @@ Result<std::vector<float>> Llm::Impl::logits(const LogitsRequest& request) {
   return rows;
 }
 
-Result<Perplexity> Llm::Impl::perplexity(std::string_view text, const PerplexityOptions& options,
-                                         const ProgressCallback& progress) {
+Result<TextWindows> Llm::Impl::text_windows(std::string_view text, const PerplexityOptions& options) const {
   if (!tokenizer)
     return bad_input("perplexity needs a tokenizer, and the model directory has no tokenizer.json");
   const std::optional<TokenId> bos = tokenizer->bos_id() ? tokenizer->bos_id() : model->info().bos_token_id;
   NIB_TRY(const engine::Windows windows, perplexity_windows(options, info.max_model_len, bos));
-  NIB_TRY(const std::vector<TokenId> tokens, tokenizer->encode(text));
+  NIB_TRY(std::vector<TokenId> tokens, tokenizer->encode(text));
+  if (options.num_tokens < 0) {
+    return bad_input(fmt::format("num_tokens is {}, must be at least 0 (0 = all)", options.num_tokens));
+  }
+  if (options.num_tokens > 0) {
+    tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(options.num_tokens)));
+  }
   const std::size_t min_tokens = windows.bos ? 1 : 2;
   if (tokens.size() < min_tokens) {
     return bad_input(
         fmt::format("the text has {} tokens, perplexity needs at least {}", tokens.size(), min_tokens));
   }
   for (const TokenId id : tokens) NIB_TRY_STATUS(check_tokens({&id, 1}, info.vocab_size, info.max_model_len));
+  return engine::cut_windows(std::move(tokens), windows);
+}
 
+Status Llm::Impl::predictions(const TextWindows& text, std::size_t window,
+                              const PredictionCallback& on_prediction) {
+  if (!is_window_of(info, text, window)) {
+    return bad_input(fmt::format("window {} of {} of {} tokens is not one of this model's", window,
+                                 text.windows.size(), text.window));
+  }
+  NIB_TRY_STATUS(check_stop());
+  return engine::score_window(engine->runner(), engine->pool(), info.vocab_size, text, window, on_prediction);
+}
+
+Result<Perplexity> Llm::Impl::perplexity(std::string_view text, const PerplexityOptions& options,
+                                         const ProgressCallback& progress) {
+  NIB_TRY(const TextWindows windows, text_windows(text, options));
   const auto on_window = [&](std::size_t done) -> Status {
     NIB_TRY_STATUS(check_stop());
-    if (!progress || progress("perplexity", done, tokens.size(), "tokens")) return {};
+    if (!progress || progress("perplexity", done, windows.tokens.size(), "tokens")) return {};
     return Error{ErrorCode::interrupted, "interrupted"};
   };
   NIB_TRY(const engine::TokenNll total,
-          engine::token_nll(engine->runner(), engine->pool(), info.vocab_size, tokens, windows, on_window));
+          engine::token_nll(engine->runner(), engine->pool(), info.vocab_size, windows, on_window));
+  std::size_t bytes = text.size();
+  if (options.num_tokens > 0) {
+    NIB_TRY(const std::string evaluated, tokenizer->decode(windows.tokens, false));
+    bytes = evaluated.size();
+  }
   return Perplexity{.perplexity = std::exp(total.nll / static_cast<double>(total.tokens)),
                     .nll = total.nll,
                     .tokens = total.tokens,
-                    .bytes = static_cast<std::int64_t>(text.size()),
-                    .bits_per_byte = total.nll / std::numbers::ln2 / static_cast<double>(text.size())};
+                    .bytes = static_cast<std::int64_t>(bytes),
+                    .bits_per_byte = total.nll / std::numbers::ln2 / static_cast<double>(bytes)};
 }
 
 Llm::Llm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -232,6 +274,15 @@ Result<std::vector<float>> Llm::logits(const LogitsRequest& request) {
 Result<Perplexity> Llm::perplexity(std::string_view text, const PerplexityOptions& options,
                                    const ProgressCallback& progress) {
   return guarded([&] { return impl_->perplexity(text, options, progress); });
+}
+
+Result<TextWindows> Llm::text_windows(std::string_view text, const PerplexityOptions& options) const {
+  return guarded([&] { return impl_->text_windows(text, options); });
+}
+
+Status Llm::predictions(const TextWindows& text, std::size_t window,
+                        const PredictionCallback& on_prediction) {
+  return guarded([&] { return impl_->predictions(text, window, on_prediction); });
 }
 
 void Llm::request_stop() noexcept { impl_->stop.store(true, std::memory_order_relaxed); }

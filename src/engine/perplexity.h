@@ -11,9 +11,11 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "engine/model_runner.h"
 #include "engine/page_pool.h"
+#include "nibble/llm.h"
 #include "nibble/result.h"
 #include "nibble/types.h"
 
@@ -32,10 +34,16 @@ struct Windows {
   [[nodiscard]] std::int32_t text_tokens() const { return window - (bos ? 1 : 0); }
 };
 
+// The windows that token_nll runs, in order; the last ends where the text ends.
+TextWindows cut_windows(std::vector<TokenId> tokens, const Windows& windows);
+
+// The predictions of window `window` of the text.
+Status score_window(ModelRunner& runner, PagePool& pool, std::int32_t vocab_size, const TextWindows& text,
+                    std::size_t window, const PredictionCallback& on_prediction);
+
 // `on_window(tokens_done)` is called after each window; an error it returns ends the run.
 Result<TokenNll> token_nll(ModelRunner& runner, PagePool& pool, std::int32_t vocab_size,
-                           std::span<const TokenId> tokens, const Windows& windows,
-                           const std::function<Status(std::size_t)>& on_window);
+                           const TextWindows& text, const std::function<Status(std::size_t)>& on_window);
 
 // -log softmax(row)[target], in double.
 double negative_log_likelihood(std::span<const float> row, TokenId target);

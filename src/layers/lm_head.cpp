@@ -4,7 +4,10 @@ namespace nibble::layers {
 
 void LmHead::forward(Context& ctx, TensorView x, TensorView logits) const {
   if (tied_ == nullptr) return linear_.forward(ctx, x, logits);
-  ctx.table.linear(ctx.exec, {.x = x, .w = tied_->table(), .y = logits});
+  const ArenaScope scope(ctx.arena);
+  const quant::ActivationFormat format = tied_->table().shape.activations;
+  ctx.table.linear(ctx.exec,
+                   {.x = QuantizedInput(ctx, x, {format}).as(format), .w = tied_->table(), .y = logits});
 }
 
 }  // namespace nibble::layers

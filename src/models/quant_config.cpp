@@ -34,7 +34,8 @@ std::optional<quant::Scheme> QuantConfig::scheme_of(LayerKind kind, std::string_
     case LayerKind::attn: return attn_;
     case LayerKind::mlp: return mlp_;
     case LayerKind::experts: return experts_;
-    case LayerKind::other: return other_;
+    // The router stays as stored: a rounded score sends a token to another expert.
+    case LayerKind::other: return module.ends_with(".gate") ? std::nullopt : other_;
   }
   return std::nullopt;
 }

@@ -20,7 +20,7 @@ struct QuantRequest {
   std::string attn;                   // empty = quantization
   std::string mlp;
   std::string experts;
-  std::string other;          // embedding, head, router; empty = as stored
+  std::string other;          // embedding and head (never the router); empty = as stored
   bool search_scales = true;  // of what is quantised while loading: least squared error, else the plain rule
   std::vector<std::string> exclude;  // modules that stay as stored: names or globs ("model.layers.0.*")
 };

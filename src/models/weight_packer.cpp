@@ -16,10 +16,6 @@ namespace {
 // cache for the packer, which reads 16 rows side by side.
 constexpr std::int64_t kStripRows = 16;
 
-bool is_integer(quant::WeightFormat format) {
-  return format == quant::WeightFormat::int8 || format == quant::WeightFormat::int4;
-}
-
 // Rows [begin, end) as float32, whatever they are stored in.
 void dequantize(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end,
                 std::vector<float>& out) {
@@ -49,9 +45,7 @@ WeightPacker::WeightPacker(const std::vector<Binding>& bindings, kernels::Device
     : bindings_(bindings), device_(device), scales_(scales) {}
 
 Status WeightPacker::prepare(const Binding& binding, const std::string& name) {
-  if (is_integer(binding.matrix.format)) {
-    NIB_TRY_STATUS(quant::check_integer_layout(binding.matrix, name));
-  }
+  NIB_TRY_STATUS(quant::check_integer_layout(binding.matrix, name));
   const bool global =
       binding.encode && binding.spec->blocks.front().weight->shape.format == quant::WeightFormat::nvfp4;
   if (!global) return {};

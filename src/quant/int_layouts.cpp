@@ -90,8 +90,9 @@ void copy_codes(const MatrixView& m, std::int64_t row_begin, std::int64_t rows, 
 }
 
 float stored_scale(const MatrixView& m, std::int64_t row, std::int64_t group) {
-  const bool by_row = m.layout == MatrixLayout::ct_packed;
-  return load_scale(m.scales, m.scale_dtype, by_row ? row * m.num_groups() + group : group * m.n + row);
+  const bool by_row = m.layout == MatrixLayout::rows || m.layout == MatrixLayout::ct_packed;
+  const std::int64_t scale_row = row / m.rows_per_scale();
+  return load_scale(m.scales, m.scale_dtype, by_row ? scale_row * m.num_groups() + group : group * m.n + row);
 }
 
 // Rows of a canonical matrix: a shift of its pointers.
@@ -143,6 +144,20 @@ Status check_symmetric(const MatrixView& m, std::string_view name) {
   return {};
 }
 
+// No tool writes a zero scale: it would erase the weights of its group.
+Status check_scales(const MatrixView& m, std::string_view name) {
+  for (std::int64_t row = 0; row < m.n; row += m.rows_per_scale()) {
+    for (std::int64_t group = 0; group < m.num_groups(); ++group) {
+      const float scale = stored_scale(m, row, group);
+      if (std::isfinite(scale) && scale != 0.0F) continue;
+      return bad_value(
+          name, fmt::format("scale of row {}, group {} is {}; expected a finite number other than 0", row,
+                            group, scale));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 std::int64_t code_row_bytes(WeightFormat format, std::int64_t k) noexcept {
@@ -180,7 +195,9 @@ MatrixView canonical_rows(const MatrixView& matrix, std::int64_t row_begin, std:
 }
 
 Status check_integer_layout(const MatrixView& matrix, std::string_view name) {
+  if (matrix.format != WeightFormat::int8 && matrix.format != WeightFormat::int4) return {};
   if (matrix.g_idx != nullptr) NIB_TRY_STATUS(check_g_idx(matrix, name));
+  NIB_TRY_STATUS(check_scales(matrix, name));
   const bool packed_zeros = matrix.layout != MatrixLayout::rows && matrix.zeros != nullptr;
   if (packed_zeros && !matrix.grouping.zero_points) NIB_TRY_STATUS(check_symmetric(matrix, name));
   return {};

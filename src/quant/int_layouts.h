@@ -23,7 +23,8 @@ struct RowBuffer {
 MatrixView canonical_rows(const MatrixView& matrix, std::int64_t row_begin, std::int64_t row_end,
                           RowBuffer& buffer);
 
-// What the shapes cannot tell, once per matrix: that every g_idx is a group, and that zero points and
+// What the shapes of an integer matrix cannot tell, once per matrix: that every g_idx is a group, no scale
+// zero or not finite, and that zero points and
 // channel order are trivial where `grouping` promises it. Errors name `name`, the place and the value.
 Status check_integer_layout(const MatrixView& matrix, std::string_view name);
 

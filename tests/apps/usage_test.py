@@ -8,8 +8,8 @@ import unittest
 
 import nibble_process as nibble
 
-COMMANDS = ["run", "chat", "logits", "tokenize", "inspect", "plan", "eval ppl", "bench decode", "bench prefill",
-            "bench load", "doctor", "version"]
+COMMANDS = ["run", "chat", "logits", "tokenize", "inspect", "plan", "eval ppl", "eval kld", "eval table",
+            "bench decode", "bench prefill", "bench load", "doctor", "version"]
 
 
 class Help(unittest.TestCase):

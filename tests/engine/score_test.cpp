@@ -150,8 +150,8 @@ class PerplexityTest : public ScoreTest {
   }
 
   Result<TokenNll> run_windows(const std::vector<TokenId>& tokens, const Windows& windows) {
-    return token_nll(engine_->runner(), engine_->pool(), model_.info().vocab_size, tokens, windows,
-                     [](std::size_t) { return Status(); });
+    return token_nll(engine_->runner(), engine_->pool(), model_.info().vocab_size,
+                     cut_windows(tokens, windows), [](std::size_t) { return Status(); });
   }
 };
 
@@ -184,12 +184,13 @@ TEST_F(PerplexityTest, TellsOfEachWindowAndCanBeStopped) {
   make_engine();
   std::vector<std::size_t> done;
   const std::vector<TokenId> tokens = sequence(50);
-  const auto result = token_nll(engine_->runner(), engine_->pool(), 61, tokens, {.window = 20, .stride = 20},
-                                [&](std::size_t n) -> Status {
-                                  done.push_back(n);
-                                  if (n == 40) return Error{ErrorCode::interrupted, "enough"};
-                                  return {};
-                                });
+  const auto result =
+      token_nll(engine_->runner(), engine_->pool(), 61, cut_windows(tokens, {.window = 20, .stride = 20}),
+                [&](std::size_t n) -> Status {
+                  done.push_back(n);
+                  if (n == 40) return Error{ErrorCode::interrupted, "enough"};
+                  return {};
+                });
   EXPECT_THAT(done, ElementsAre(20, 40));
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, ErrorCode::interrupted);

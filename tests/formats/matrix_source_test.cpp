@@ -121,7 +121,7 @@ TEST(FindMatrix, ClaimAndTensorsMustAgree) {
   const Error error = find_error(c, 1, 2);
   EXPECT_EQ(error.code, ErrorCode::bad_input);
   EXPECT_THAT(error.message, HasSubstr("fp8"));
-  EXPECT_THAT(error.message, HasSubstr("nvfp4 (ModelOpt)"));
+  EXPECT_THAT(error.message, HasSubstr("NVFP4 (ModelOpt)"));
 }
 
 constexpr const char* kInt8 = R"(, "quantization_config": {"quant_method": "w8a8_int8"})";

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "formats/checkpoint.h"
+#include "quant/int_layouts.h"
 
 namespace nibble::formats {
 namespace {
@@ -70,7 +71,10 @@ Status walk_checkpoint(const std::filesystem::path& dir) {
   const ExpectedTensors expected = expected_tensors(checkpoint.config());
   for (const ExpectedMatrix& m : expected.matrices) {
     NIB_TRY(const MatrixSource source, find_matrix(checkpoint, m.prefix, m.n, m.k));
-    NIB_TRY_STATUS(quant::check_finite(source.matrix, source.tensors.front()->name));
+    const std::string& name = source.tensors.front()->name;
+    NIB_TRY_STATUS(quant::check_integer_layout(source.matrix, name));
+    quant::RowBuffer buffer;
+    NIB_TRY_STATUS(quant::check_finite(quant::canonical_rows(source.matrix, 0, m.n, buffer), name));
   }
   for (const ExpectedVector& v : expected.vectors) {
     const std::array<std::int64_t, 1> shape = {v.size};

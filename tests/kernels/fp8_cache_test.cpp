@@ -23,7 +23,8 @@ constexpr std::int64_t kHeads = 5;
 // A cache of one sequence whose pages lie in descending order.
 struct Fp8Cache {
   Fp8Cache(DType dtype, std::int64_t d_latent, std::int64_t d_rope)
-      : bytes(static_cast<std::size_t>(kSlots * cache_width(dtype, d_latent, d_rope)), std::byte{0xFF}),
+      : bytes(static_cast<std::size_t>(kSlots * cache_width(dtype, d_latent, d_rope) * dtype_bits(dtype) / 8),
+              std::byte{0xFF}),
         view(make_view(bytes.data(), dtype, {kSlots, cache_width(dtype, d_latent, d_rope)})) {
     for (std::int32_t page = 0; page < kPages; ++page) page_table.push_back(kPages - 1 - page);
   }

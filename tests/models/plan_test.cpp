@@ -69,8 +69,9 @@ TEST(Dummy, CanBeShortenedAndSaysSo) {
 TEST(Dummy, UnknownFormatAndUnfitWidthAreRefused) {
   const auto unknown = models::load_model(dummy("v2lite-tiny", "int3"), device());
   ASSERT_FALSE(unknown.ok());
-  EXPECT_EQ(unknown.error().code, ErrorCode::bad_input);
+  EXPECT_EQ(unknown.error().code, ErrorCode::unsupported);
   EXPECT_THAT(unknown.error().message, HasSubstr("int3"));
+  EXPECT_THAT(unknown.error().message, HasSubstr("supported: bf16"));
 
   EditableCheckpoint checkpoint("v2lite-tiny");
   checkpoint.config["moe_intermediate_size"] = 72;

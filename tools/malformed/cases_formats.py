@@ -227,6 +227,7 @@ def integers():
             ("scales_of_i32", {s: words(2, 32)}, [s, "I32", "F16"]),
             ("scales_nan", {s: half(2, 32, value=0x7E00)}, [q, "nan"]),
             ("scales_inf", {s: half(2, 32, value=0x7C00)}, [q, "inf"]),
+            ("scales_zero", {s: half(2, 32, value=0)}, [q, "scale", "row 0", "group 0"]),
             ("zeros_not_symmetric", {z: words(2, 4, value=0x66)}, [q, "zero point", "7", "8"]),
             ("zeros_misshapen", {z: words(1, 4)}, [z, "[1, 4]", "[2, 4]"]),
             ("qweight_transposed", {q: words(32, 8)}, [q, "[32, 8]", "[8, 32]"]),

@@ -55,6 +55,8 @@ std::unique_ptr<Command> make_inspect();
 std::unique_ptr<Command> make_plan();
 std::unique_ptr<Command> make_quantize();
 std::unique_ptr<Command> make_eval_ppl();
+std::unique_ptr<Command> make_eval_kld();
+std::unique_ptr<Command> make_eval_table();
 std::unique_ptr<Command> make_bench_decode();
 std::unique_ptr<Command> make_bench_prefill();
 std::unique_ptr<Command> make_bench_load();

@@ -49,6 +49,16 @@ constexpr std::array kCommands{
                 "nibble eval ppl DIR --text valid.txt\n"
                 "nibble eval ppl DIR --text valid.txt --max-model-len 512 --stride 256 --json\n",
                 &make_eval_ppl},
+    CommandInfo{"eval kld", "KL divergence and top-1 agreement against a reference",
+                "nibble eval kld DIR --quantization mxfp4 --text valid.txt --reference DIR\n"
+                "nibble eval kld DIR --text valid.txt --save-reference bf16.kld\n"
+                "nibble eval kld DIR --quantization nvfp4 --text valid.txt --reference bf16.kld --json\n",
+                &make_eval_kld},
+    CommandInfo{"eval table", "Size, perplexity, KL divergence and speed of quantisation schemes",
+                "nibble eval table DIR --text valid.txt\n"
+                "nibble eval table DIR --text valid.txt --schemes fp8,mxfp4,mxfp4:plain -o json\n"
+                "nibble eval table DIR --text valid.txt --schemes mxfp4:attn=fp8,bf16:kv=bf16\n",
+                &make_eval_table},
     CommandInfo{"bench decode", "Tokens per second while generating, against the read bandwidth",
                 "nibble bench decode DIR\n"
                 "nibble bench decode DIR -n 64 --depth 0,4096 --batch 1,4 -o json\n"

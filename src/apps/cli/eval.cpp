@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <limits>
-
 #include "cli/command.h"
+#include "cli/eval_text.h"
 #include "cli/files.h"
 #include "cli/json_writer.h"
 #include "cli/model_options.h"
@@ -18,25 +16,17 @@ namespace nibble::cli {
 
 namespace {
 
-constexpr std::size_t kMaxTextBytes = std::size_t{256} << 20;
-
 class EvalPplCommand final : public Command {
  public:
   void define(OptionSet& options) override {
     add_model_options(options, model_);
-    options.heading("Text");
-    options.add_path("--text", text_file_, "UTF-8 text (- for standard input)");
-    options.add_integer(
-        "--stride", stride_, 1, std::numeric_limits<std::int32_t>::max(),
-        "Tokens between the starts of windows of --max-model-len; the window's length if not given");
-    options.add_flag("--bos", prepend_bos_, "Begin every window with the beginning-of-sequence token");
+    add_text_options(options, text_, "UTF-8 text (- for standard input)");
     add_common_options(options, common_, "Print one JSON object");
   }
 
   Status run() override {
-    if (text_file_.empty()) return bad_input("no text given (--text); name a file");
     NIB_TRY(const LlmOptions llm_options, resolve(model_, common_));
-    NIB_TRY(const std::string text, read_file(text_file_, kMaxTextBytes));
+    NIB_TRY(const std::string text, read_text(text_));
     NIB_TRY(const std::unique_ptr<Llm> llm, load_model(llm_options, common_));
     NIB_TRY(const Perplexity result, measure(*llm, text));
     return common_.json ? print_json(result) : print_text(result);
@@ -46,10 +36,7 @@ class EvalPplCommand final : public Command {
   Result<Perplexity> measure(Llm& llm, const std::string& text) const {
     const InterruptScope scope(&llm);
     Progress progress(common_.progress);
-    PerplexityOptions ppl;
-    ppl.stride = stride_;
-    ppl.prepend_bos = prepend_bos_;
-    auto result = llm.perplexity(text, ppl, progress.callback());
+    auto result = llm.perplexity(text, text_.windows(), progress.callback());
     progress.clear();
     if (interrupted()) return interrupted_error();
     return result;
@@ -70,9 +57,7 @@ class EvalPplCommand final : public Command {
 
   ModelOptions model_;
   CommonOptions common_;
-  std::filesystem::path text_file_;
-  std::int32_t stride_ = 0;
-  bool prepend_bos_ = false;
+  TextOptions text_;
 };
 
 }  // namespace

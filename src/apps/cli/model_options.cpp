@@ -57,7 +57,7 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
                    "Scheme of attention, in place of --quantization");
   options.add_text("--mlp", model.llm.mlp_quantization, "SCHEME", "Scheme of dense and shared MLPs");
   options.add_text("--experts", model.llm.experts_quantization, "SCHEME", "Scheme of routed experts");
-  options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding, head and router");
+  options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding and head");
   options.add_choice("--scales", model.scales, {"searched", "plain"},
                      "Scales of what is quantised while loading: least squared error, or the format's rule");
   options.add_repeatable("--exclude", model.llm.quantization_exclude, "MODULE",
