@@ -53,7 +53,10 @@ Status WeightPacker::prepare(const Binding& binding, const std::string& name) {
   if (const std::string partner = partner_name(binding.spec->name); !partner.empty()) {
     const auto is_partner = [&](const Binding& other) { return other.spec->name == partner; };
     const auto it = std::find_if(bindings_.begin(), bindings_.end(), is_partner);
-    if (it != bindings_.end() && it->spec->is_matrix()) amax = std::max(amax, amax_of(*it));
+    if (it != bindings_.end() && it->spec->is_matrix()) {
+      NIB_TRY_STATUS(quant::check_integer_layout(it->matrix, it->main_tensor().name));
+      amax = std::max(amax, amax_of(*it));
+    }
   }
   // Values that are not finite are found, and named, when their rows are packed.
   global_scale_[&binding] = quant::nvfp4_global_scale(std::isfinite(amax) ? amax : 0.0F);

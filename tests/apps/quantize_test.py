@@ -393,6 +393,31 @@ class Refusals(Folder):
             self.refused(2, [name, "nan"], source, self.out, "--format", target)
             self.assertEqual(list(self.out.iterdir()), [])
 
+    def test_malformed_sources(self):
+        """As when loading them: also where the bytes would only be copied."""
+        cases = [("fp8_scale_nan", "fp8"), ("value_nan_in_norm", "bf16"), ("value_inf_in_expert", "bf16"),
+                 ("gptq_g_idx_out_of_range", "bf16"), ("gptq_scales_inf", "fp8")]
+        for name, target in cases:
+            with self.subTest(name, target=target):
+                source = nibble.SOURCE / "tests" / "data" / "malformed" / name
+                mentions = json.loads((source / "expected.json").read_text())["mentions"]
+                self.refused(2, mentions, source, self.folder / f"{name}-{target}", "--format", target)
+
+    @unittest.skipUnless(nibble.golden("v3-tiny-gptq-asym-actorder"), "needs the wider golden set")
+    def test_channel_order_is_checked_before_anything_is_read_by_it(self):
+        """gate_proj needs the largest weight of up_proj, too."""
+        source = self.folder / "source"
+        shutil.copytree(nibble.golden("v3-tiny-gptq-asym-actorder"), source)
+        tensors = formats.File(source).tensors
+        name = "model.layers.0.mlp.up_proj.g_idx"
+        dtype, shape, raw = tensors[name]
+        tensors[name] = (dtype, shape, struct.pack("<i", 1 << 30) + raw[4:])
+        write_safetensors(source / "model.safetensors", tensors)
+        self.refused(2, ["up_proj", "g_idx[0]"], source, self.out, "--format", "nvfp4")
+        answer = nibble.run("run", source, "--prompt-tokens", "1", "--quantization", "nvfp4")
+        self.assertEqual(answer.code, 2, answer)
+        self.assertIn("g_idx[0]", answer.err)
+
     def test_no_room(self):
         """A file size limit stands for a full disk."""
         def limit():

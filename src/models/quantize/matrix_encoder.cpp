@@ -16,10 +16,6 @@ using quant::MatrixView;
 // Decoded rows stay in the L2 cache between decoding, encoding and comparing.
 constexpr std::int64_t kWeightsPerTask = 32 * 1024;
 
-bool is_integer(quant::WeightFormat format) {
-  return format == quant::WeightFormat::int8 || format == quant::WeightFormat::int4;
-}
-
 // Rows of a task: whole blocks of the source's and the target's scales.
 std::int64_t rows_per_task(const MatrixView& source, std::int64_t block) {
   const bool blocks = source.rows_per_scale() > 1 && source.rows_per_scale() < source.n;
@@ -68,7 +64,7 @@ float MatrixEncoder::abs_max(const MatrixView& source) {
 
 Result<EncodedResult> MatrixEncoder::encode(const MatrixView& source, const quant::EncodeOptions& options,
                                             const std::string& name) {
-  if (is_integer(source.format)) NIB_TRY_STATUS(quant::check_integer_layout(source, name));
+  NIB_TRY_STATUS(quant::check_integer_layout(source, name));
   auto allocated = quant::EncodedMatrix::allocate(source.n, source.k, options);
   if (!allocated.ok()) return std::move(allocated).error().with_context(name);
   EncodedResult result{.matrix = std::move(allocated).value(), .error = {}};

@@ -20,9 +20,6 @@ using quant::MatrixView;
 using quant::WeightFormat;
 using Action = QuantizeItem::Action;
 
-// The router decides which experts see a token: no published checkpoint quantises it.
-constexpr const char* kRouters = "*.mlp.gate";
-
 // Activations are quantised while running; the file says nothing about them.
 Status check_scheme(std::string_view option, const std::string& name) {
   if (name.empty() || name == "auto") return {};
@@ -49,15 +46,13 @@ Status check_options(const QuantizeOptions& options) {
 }
 
 Result<QuantConfig> quant_config(const QuantizeOptions& options) {
-  QuantRequest request{.quantization = options.format,
-                       .attn = options.attn,
-                       .mlp = options.mlp,
-                       .experts = options.experts,
-                       .other = options.other,
-                       .search_scales = options.search_scales,
-                       .exclude = options.exclude};
-  request.exclude.emplace_back(kRouters);
-  return QuantConfig::resolve(request);
+  return QuantConfig::resolve({.quantization = options.format,
+                               .attn = options.attn,
+                               .mlp = options.mlp,
+                               .experts = options.experts,
+                               .other = options.other,
+                               .search_scales = options.search_scales,
+                               .exclude = options.exclude});
 }
 
 // The shape of what the encoder will make: what matrix_tensors looks at.
@@ -84,6 +79,14 @@ std::optional<WeightFormat> plain_format(DType dtype) {
     case DType::bf16: return WeightFormat::bf16;
     default: return std::nullopt;
   }
+}
+
+// A plain vector as a matrix of one row.
+MatrixView vector_row(const TensorInfo& tensor) {
+  return {.format = plain_format(tensor.dtype).value_or(WeightFormat::f32),
+          .n = 1,
+          .k = tensor.shape.front(),
+          .codes = tensor.data.data()};
 }
 
 // gate_proj and up_proj of one module see the same input and share NVFP4's global scale (ModelOpt).
@@ -139,6 +142,8 @@ class Planner {
   Status add_binding(const Binding& binding) {
     if (!binding.spec->is_matrix() || (!binding.encode && is_plain(binding.matrix.format))) {
       add_copy(binding.main_tensor());
+      plan_.items.back().matrix =
+          binding.spec->is_matrix() ? binding.matrix : vector_row(binding.main_tensor());
       return {};
     }
     QuantizeItem item{.action = binding.encode ? Action::encode : Action::respell,
@@ -241,7 +246,7 @@ class Planner {
       for (const Binding& binding : bindings) matrices_.emplace(binding.spec->name, &binding);
     }
     const auto it = matrices_.find(name);
-    if (it != matrices_.end() && it->second->spec->is_matrix()) item.partner = &it->second->matrix;
+    if (it != matrices_.end() && it->second->spec->is_matrix()) item.partner = it->second;
   }
 
   void make_shards() {

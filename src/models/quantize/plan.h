@@ -23,11 +23,11 @@ struct QuantizeItem {
     encode,   // the matrix in another format
   };
   Action action = Action::copy;
-  std::string name;                                 // of the tensor; of a matrix the module
-  quant::MatrixView matrix;                         // source; of copies only format, where it has one
+  std::string name;          // of the tensor; of a matrix the module
+  quant::MatrixView matrix;  // source; a vector is one row; empty for tensors the model does not use
   std::vector<const formats::TensorInfo*> tensors;  // of the source
   quant::EncodeOptions options;                     // of encode, but for NVFP4's global scale
-  const quant::MatrixView* partner = nullptr;       // the matrix that must have the same NVFP4 global scale
+  const Binding* partner = nullptr;                 // the matrix that must have the same NVFP4 global scale
   std::vector<formats::TensorHeader> outputs;
 
   [[nodiscard]] std::uint64_t source_bytes() const noexcept;

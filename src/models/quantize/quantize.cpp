@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <new>
-#include <optional>
 #include <unordered_map>
 
 #include "core/quote.h"
@@ -14,6 +14,7 @@
 #include "models/quantize/matrix_encoder.h"
 #include "models/quantize/plan.h"
 #include "models/quantize/run_state.h"
+#include "quant/int_layouts.h"
 
 namespace nibble {
 namespace {
@@ -77,17 +78,19 @@ class ShardWriter {
     for (const formats::TensorInfo* tensor : item.tensors) formats::advise_will_need(tensor->data);
   }
 
-  // Files and tensor, for messages.
-  [[nodiscard]] std::string place(const QuantizeItem& item) const {
-    const formats::TensorInfo& tensor = *item.tensors.front();
-    return fmt::format("{}: tensor {}",
-                       printable(plan_.shape.checkpoint.files()[tensor.file_idx].native(), 1024),
+  // File and tensor, for messages.
+  [[nodiscard]] std::string place(const formats::TensorInfo& tensor) const {
+    const formats::Checkpoint& checkpoint = plan_.shape.checkpoint;
+    return fmt::format("{}: tensor {}", printable(checkpoint.files()[tensor.file_idx].native(), 1024),
                        quote(tensor.name));
   }
 
   Result<QuantizedTensor> write_item(const QuantizeItem& item, formats::SafetensorsWriter& writer,
                                      std::size_t first) {
     QuantizedTensor row = describe(item);
+    if (item.action != Action::encode && item.matrix.codes != nullptr) {
+      NIB_TRY_STATUS(quant::check_finite(item.matrix, place(*item.tensors.front())));
+    }
     if (item.action == Action::copy) {
       NIB_TRY_STATUS(writer.write(first, item.tensors.front()->data));
       return row;
@@ -100,8 +103,11 @@ class ShardWriter {
       return row;
     }
     quant::EncodeOptions options = item.options;
-    if (options.format == quant::WeightFormat::nvfp4) options.global_scale = global_scale(item);
-    NIB_TRY(const models::EncodedResult encoded, encoder_.encode(item.matrix, options, place(item)));
+    if (options.format == quant::WeightFormat::nvfp4) {
+      NIB_TRY(options.global_scale, global_scale(item));
+    }
+    NIB_TRY(const models::EncodedResult encoded,
+            encoder_.encode(item.matrix, options, place(*item.tensors.front())));
     NIB_TRY_STATUS(formats::write_matrix(encoded.matrix.view(), plan_.claim.method, write));
     row.relative_rms_error = encoded.error.relative();
     row.max_error = static_cast<double>(encoded.error.max_error);
@@ -124,16 +130,19 @@ class ShardWriter {
     return row;
   }
 
-  float amax_of(const quant::MatrixView& matrix) {
-    const auto it = amax_.find(matrix.codes);
-    if (it != amax_.end()) return it->second;
+  Result<float> amax_of(const quant::MatrixView& matrix, const std::string& name) {
+    if (const auto it = amax_.find(matrix.codes); it != amax_.end()) return it->second;
+    NIB_TRY_STATUS(quant::check_integer_layout(matrix, name));
     return amax_[matrix.codes] = encoder_.abs_max(matrix);
   }
 
   // Values that are not finite are found, and named, when the matrix is encoded.
-  float global_scale(const QuantizeItem& item) {
-    float amax = amax_of(item.matrix);
-    if (item.partner != nullptr) amax = std::max(amax, amax_of(*item.partner));
+  Result<float> global_scale(const QuantizeItem& item) {
+    NIB_TRY(float amax, amax_of(item.matrix, place(*item.tensors.front())));
+    if (item.partner != nullptr) {
+      NIB_TRY(const float other, amax_of(item.partner->matrix, place(item.partner->main_tensor())));
+      amax = std::max(amax, other);
+    }
     const float scale = quant::nvfp4_global_scale(std::isfinite(amax) ? amax : 0.0F);
     return plan_.claim.method == formats::QuantMethod::compressed_tensors ? formats::reciprocal_scale(scale)
                                                                           : scale;
