@@ -149,6 +149,7 @@ LineReader::~LineReader() = default;
 LineReader::Event LineReader::read(const std::string& prompt, std::string& line) {
   impl_->prompt = prompt;
   clear_interrupt();
+  const ReadScope scope;
   return impl_->editor != nullptr ? impl_->read_edited(line) : impl_->read_plain(line);
 }
 

@@ -29,4 +29,14 @@ class InterruptScope {
   int previous_tolerated_;
 };
 
+// While it lives, Ctrl-C ends a read() from the terminal even if it arrives just before the read blocks:
+// the signal alone would then be noted and the read go on waiting, so an alarm follows it.
+class ReadScope {
+ public:
+  ReadScope();
+  ~ReadScope();
+  ReadScope(const ReadScope&) = delete;
+  ReadScope& operator=(const ReadScope&) = delete;
+};
+
 }  // namespace nibble::cli
