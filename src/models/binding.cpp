@@ -128,10 +128,12 @@ struct IgnoredSuffix {
 };
 constexpr std::array kIgnoredSuffixes = {
     IgnoredSuffix{".rotary_emb.inv_freq", "rope frequencies are computed from config.json"},
-    IgnoredSuffix{".k_scale", "scales of an FP8 cache, which is not used"},
-    IgnoredSuffix{".v_scale", "scales of an FP8 cache, which is not used"},
-    IgnoredSuffix{".input_scale", "static activation scales; activations are not quantised"},
-    IgnoredSuffix{".input_global_scale", "static activation scales; activations are not quantised"},
+    IgnoredSuffix{".k_scale", "scales of full keys and values, which the cache does not hold"},
+    IgnoredSuffix{".v_scale", "scales of full keys and values, which the cache does not hold"},
+    IgnoredSuffix{".input_scale",
+                  "static activation scales; schemes that quantise activations scale them token by token"},
+    IgnoredSuffix{".input_global_scale",
+                  "static activation scales; schemes that quantise activations scale them token by token"},
 };
 
 constexpr std::string_view kMtpReason = "multi-token prediction layers; the main model does not use them";

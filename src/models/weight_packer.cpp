@@ -1,11 +1,11 @@
 #include "models/weight_packer.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <string_view>
 
 #include "core/check.h"
+#include "models/gate_up_partner.h"
 #include "quant/int_layouts.h"
 #include "quant/matrix_view.h"
 
@@ -29,15 +29,6 @@ void dequantize(const quant::MatrixView& matrix, std::int64_t begin, std::int64_
   quant::dequantize_rows(rows, 0, end - begin, out.data());
 }
 
-// gate_proj and up_proj of one module see the same input and share NVFP4's global scale (ModelOpt).
-std::string partner_name(std::string_view module) {
-  constexpr std::string_view kGate = "gate_proj";
-  constexpr std::string_view kUp = "up_proj";
-  if (module.ends_with(kGate)) return std::string(module.substr(0, module.size() - kGate.size())).append(kUp);
-  if (module.ends_with(kUp)) return std::string(module.substr(0, module.size() - kUp.size())).append(kGate);
-  return {};
-}
-
 }  // namespace
 
 WeightPacker::WeightPacker(const std::vector<Binding>& bindings, kernels::Device& device,
@@ -50,7 +41,7 @@ Status WeightPacker::prepare(const Binding& binding, const std::string& name) {
       binding.encode && binding.spec->blocks.front().weight->shape.format == quant::WeightFormat::nvfp4;
   if (!global) return {};
   float amax = amax_of(binding);
-  if (const std::string partner = partner_name(binding.spec->name); !partner.empty()) {
+  if (const std::string partner = gate_up_partner(binding.spec->name); !partner.empty()) {
     const auto is_partner = [&](const Binding& other) { return other.spec->name == partner; };
     const auto it = std::find_if(bindings_.begin(), bindings_.end(), is_partner);
     if (it != bindings_.end() && it->spec->is_matrix()) {

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "core/quote.h"
+#include "models/gate_up_partner.h"
 #include "models/quantize/claim.h"
 
 namespace nibble::models {
@@ -87,15 +88,6 @@ MatrixView vector_row(const TensorInfo& tensor) {
           .n = 1,
           .k = tensor.shape.front(),
           .codes = tensor.data.data()};
-}
-
-// gate_proj and up_proj of one module see the same input and share NVFP4's global scale (ModelOpt).
-std::string partner_name(std::string_view module) {
-  constexpr std::string_view kGate = "gate_proj";
-  constexpr std::string_view kUp = "up_proj";
-  if (module.ends_with(kGate)) return std::string(module.substr(0, module.size() - kGate.size())).append(kUp);
-  if (module.ends_with(kUp)) return std::string(module.substr(0, module.size() - kUp.size())).append(kGate);
-  return {};
 }
 
 // Collects the items of one checkpoint.
@@ -239,7 +231,7 @@ class Planner {
 
   void set_partner(QuantizeItem& item) {
     if (item.action != Action::encode || item.options.format != WeightFormat::nvfp4) return;
-    const std::string name = partner_name(item.name);
+    const std::string name = gate_up_partner(item.name);
     if (name.empty()) return;
     const auto& bindings = plan_.shape.bound.bindings;
     if (matrices_.empty()) {
