@@ -11,10 +11,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 
 Result<kernels::DeviceOptions> parse_device(const LlmOptions& options) {
-  if (options.device == "cuda") {
-    return unsupported("device cuda: this build has no CUDA backend; use --device cpu");
-  }
-  if (options.device != "auto" && options.device != "cpu") {
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
     return bad_input(fmt::format("device '{}' is unknown; use auto, cpu or cuda", options.device));
   }
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
@@ -22,7 +19,9 @@ Result<kernels::DeviceOptions> parse_device(const LlmOptions& options) {
         fmt::format("threads is {}, must be from 0 (all cores) to {}", options.num_threads, kMaxThreads));
   }
   const char* isa = std::getenv("NIBBLE_ISA");
-  return kernels::DeviceOptions{.kind = DeviceKind::cpu,
+  const bool on_gpu =
+      options.device == "cuda" || (options.device == "auto" && !kernels::cuda_devices().names.empty());
+  return kernels::DeviceOptions{.kind = on_gpu ? DeviceKind::cuda : DeviceKind::cpu,
                                 .num_threads = options.num_threads,
                                 .isa = !options.isa.empty() || isa == nullptr ? options.isa : isa};
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,6 +28,11 @@ class Device {
   [[nodiscard]] virtual std::string description() const = 0;
   [[nodiscard]] virtual const KernelTable& table() const = 0;
   [[nodiscard]] virtual Exec& exec() = 0;
+
+  // Bytes of its memory that are free; nothing for memory that is the host's.
+  [[nodiscard]] virtual std::optional<std::uint64_t> free_memory() const { return std::nullopt; }
+  // What weights are multiplied with, and by which kernels, for people: "bf16 (cuda)".
+  [[nodiscard]] virtual std::string operand_name() const = 0;
 
   // Packed size of such a weight here, without allocating (for plan).
   [[nodiscard]] virtual std::size_t weight_bytes(const WeightShape& shape) const = 0;
@@ -60,5 +66,12 @@ struct DeviceOptions {
 
 // Makes the device, or says why it is not to be had (unsupported).
 Result<std::unique_ptr<Device>> make_device(const DeviceOptions& options);
+
+// GPUs this build can run on. `status` says why there are none.
+struct CudaDevices {
+  std::vector<std::string> names;  // "NVIDIA H100 80GB HBM3, 132 SMs, 79.1 GiB"
+  std::string status;
+};
+CudaDevices cuda_devices();
 
 }  // namespace nibble::kernels
