@@ -13,6 +13,12 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 constexpr const char* kCompiler = "unknown";
 #endif
 
+#ifdef NIBBLE_HAS_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
+
 }  // namespace
 
 VersionInfo version_info() {
@@ -20,7 +26,7 @@ VersionInfo version_info() {
           .commit = kGitCommit,
           .compiler = kCompiler,
           .build_type = NIBBLE_BUILD_TYPE,
-          .cuda = false};
+          .cuda = kHasCuda};
 }
 
 }  // namespace nibble

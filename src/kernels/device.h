@@ -22,6 +22,9 @@ namespace nibble::kernels {
 
 class Device {
  public:
+  // Rows are packed in tiles of so many on every backend.
+  static constexpr std::int64_t kPackRows = 16;
+
   virtual ~Device() = default;
 
   // For people: "CPU avx512 (Intel Xeon ...), 2 threads".
@@ -49,8 +52,8 @@ class Device {
       std::span<const WeightShape> shapes) const = 0;
 
   // Repacks rows [src_row, src_row + rows) of `src` into rows [row, row + rows) of group `group`.
-  // Formats and k must agree. Safe to call from several threads for different rows that are
-  // multiples of row_granularity() apart, or for different groups.
+  // Formats and k must agree. Fastest for whole tiles of kPackRows rows. Safe to call from several threads
+  // for different tiles or groups.
   virtual void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
                          std::int64_t src_row, std::int64_t rows) = 0;
 
