@@ -12,7 +12,8 @@ namespace {
 // Batch sizes decode steps are padded to: padding costs arithmetic, every size costs a recording.
 std::int32_t bucket(std::int32_t num_seqs) {
   constexpr std::int32_t kStep = 8;
-  if (num_seqs <= kStep) return static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(num_seqs)));
+  if (num_seqs <= kStep)
+    return static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(num_seqs)));
   return (num_seqs + kStep - 1) / kStep * kStep;
 }
 
@@ -54,7 +55,8 @@ DeviceBatch::Shape DeviceBatch::padded_shape(const layers::ForwardBatch& batch) 
     return {batch.num_tokens(), batch.num_seqs(), batch.max_pages};
   }
   const std::int32_t num_seqs = std::max(std::min(bucket(batch.num_seqs()), max_num_seqs_), batch.num_seqs());
-  const auto max_pages = static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(batch.max_pages)));
+  const auto max_pages =
+      static_cast<std::int32_t>(std::bit_ceil(static_cast<std::uint32_t>(batch.max_pages)));
   return {num_seqs, num_seqs, max_pages};
 }
 
@@ -126,7 +128,8 @@ void DeviceBatch::fill(const layers::ForwardBatch& batch, const Shape& shape) {
     logit_rows_.resize(seqs);
     std::iota(logit_rows_.begin(), logit_rows_.end(), 0);
     padded_.logit_rows = logit_rows_;
-    record_key_ = (static_cast<std::uint64_t>(shape.num_seqs) << 32) | static_cast<std::uint32_t>(shape.max_pages);
+    record_key_ =
+        (static_cast<std::uint64_t>(shape.num_seqs) << 32) | static_cast<std::uint32_t>(shape.max_pages);
   }
 }
 

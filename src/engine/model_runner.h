@@ -44,8 +44,9 @@ class ModelRunner {
   static Result<ModelRunner> create(const models::Model& model, Backend backend, const Cache& cache,
                                     const RunnerLimits& limits);
 
-  // Logits of batch.logit_rows, [rows, vocab] f32 in host memory, valid until the next call. Throws InternalError,
-  // DeviceError or std::bad_alloc. Allocates only when more rows are asked for than ever before.
+  // Logits of batch.logit_rows, [rows, vocab] f32 in host memory, valid until the next call. Throws
+  // InternalError, DeviceError or std::bad_alloc. Allocates only when more rows are asked for than ever
+  // before.
   TensorView run(const layers::ForwardBatch& batch);
 
   [[nodiscard]] const RunnerLimits& limits() const { return limits_; }

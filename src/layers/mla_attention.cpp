@@ -79,9 +79,10 @@ void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step,
   weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
   weights_.kv_a_layernorm.forward(ctx, latent, latent);
   rope.forward(ctx, k_pe, step.batch.arrays().positions);
-  ctx.table.cache_write(
-      ctx.exec,
-      {.latent = latent, .k_pe = k_pe, .slot_mapping = step.batch.arrays().slot_mapping, .cache = step.cache});
+  ctx.table.cache_write(ctx.exec, {.latent = latent,
+                                   .k_pe = k_pe,
+                                   .slot_mapping = step.batch.arrays().slot_mapping,
+                                   .cache = step.cache});
 }
 
 void MlaAttention::attend(Context& ctx, const Step& step) const {
@@ -122,13 +123,13 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
   const TensorView k_pe = ctx.arena.tensor(DType::f32, {length, config_.qk_rope_head_dim});
   const TensorView k_nope = ctx.arena.tensor(DType::f32, {length, heads, config_.qk_nope_head_dim});
   const TensorView v = ctx.arena.tensor(DType::f32, {length, heads, config_.v_head_dim});
-  ctx.table.cache_gather(ctx.exec,
-                         {.cache = step.cache,
-                          .page_table = batch.arrays().page_tables + std::ptrdiff_t{seq_idx} * batch.max_pages,
-                          .page_size = step.page_size,
-                          .length = static_cast<std::int32_t>(length),
-                          .latent = latent,
-                          .k_pe = k_pe});
+  ctx.table.cache_gather(
+      ctx.exec, {.cache = step.cache,
+                 .page_table = batch.arrays().page_tables + std::ptrdiff_t{seq_idx} * batch.max_pages,
+                 .page_size = step.page_size,
+                 .length = static_cast<std::int32_t>(length),
+                 .latent = latent,
+                 .k_pe = k_pe});
   const quant::ActivationFormat format = weights_.w_uk.shape.activations;
   const TensorView kv_b_input = QuantizedInput(ctx, latent, {format}).as(format);
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uk, .y = k_nope});
@@ -156,18 +157,18 @@ void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t 
   const TensorView o_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
   ctx.table.head_linear_transposed(ctx.exec,
                                    {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent});
-  ctx.table.mla_absorbed(ctx.exec, {.q_latent = q_latent,
-                                    .q_pe = step.q_pe.rows(begin, end),
-                                    .cache = step.cache,
-                                    .ragged = {.num_seqs = seq_end - seq_begin,
-                                               .cu_seqlens_q = arrays.cu_seqlens_q + seq_begin,
-                                               .seq_lens = arrays.seq_lens + seq_begin,
-                                               .page_tables = arrays.page_tables +
-                                                              std::ptrdiff_t{seq_begin} * batch.max_pages,
-                                               .max_pages = batch.max_pages,
-                                               .page_size = step.page_size},
-                                    .scale = config_.softmax_scale,
-                                    .o = o_latent});
+  ctx.table.mla_absorbed(
+      ctx.exec, {.q_latent = q_latent,
+                 .q_pe = step.q_pe.rows(begin, end),
+                 .cache = step.cache,
+                 .ragged = {.num_seqs = seq_end - seq_begin,
+                            .cu_seqlens_q = arrays.cu_seqlens_q + seq_begin,
+                            .seq_lens = arrays.seq_lens + seq_begin,
+                            .page_tables = arrays.page_tables + std::ptrdiff_t{seq_begin} * batch.max_pages,
+                            .max_pages = batch.max_pages,
+                            .page_size = step.page_size},
+                 .scale = config_.softmax_scale,
+                 .o = o_latent});
   ctx.table.head_linear(ctx.exec, {.x = o_latent, .w = weights_.w_uv, .y = step.o.rows(begin, end)});
 }
 

@@ -77,21 +77,21 @@ void Rope::build_tables(std::int64_t max_positions, kernels::Exec& exec) {
   float* const cos = cos_table.as<float>();
   float* const sin = sin_table.as<float>();
   constexpr std::int64_t kRowsPerTask = 1024;
-  exec.threads().parallel_for((max_positions + kRowsPerTask - 1) / kRowsPerTask,
-                       [&](std::int64_t task, int /*thread*/) {
-                         const std::int64_t end = std::min(max_positions, (task + 1) * kRowsPerTask);
-                         for (std::int64_t p = task * kRowsPerTask; p < end; ++p) {
-                           const std::size_t row = static_cast<std::size_t>(p) * frequencies.size();
-                           for (std::size_t i = 0; i < frequencies.size(); ++i) {
-                             // The angle is rounded to float32, as in the reference; its cosine is not the
-                             // place to differ.
-                             const auto angle = static_cast<double>(static_cast<float>(p) * frequencies[i]);
-                             const SinCos turn = sin_cos(angle);
-                             cos[row + i] = static_cast<float>(turn.cos) * scale;
-                             sin[row + i] = static_cast<float>(turn.sin) * scale;
-                           }
-                         }
-                       });
+  exec.threads().parallel_for(
+      (max_positions + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int /*thread*/) {
+        const std::int64_t end = std::min(max_positions, (task + 1) * kRowsPerTask);
+        for (std::int64_t p = task * kRowsPerTask; p < end; ++p) {
+          const std::size_t row = static_cast<std::size_t>(p) * frequencies.size();
+          for (std::size_t i = 0; i < frequencies.size(); ++i) {
+            // The angle is rounded to float32, as in the reference; its cosine is not the
+            // place to differ.
+            const auto angle = static_cast<double>(static_cast<float>(p) * frequencies[i]);
+            const SinCos turn = sin_cos(angle);
+            cos[row + i] = static_cast<float>(turn.cos) * scale;
+            sin[row + i] = static_cast<float>(turn.sin) * scale;
+          }
+        }
+      });
   cos_ = exec.memory().place(std::move(cos_table));
   sin_ = exec.memory().place(std::move(sin_table));
   max_positions_ = max_positions;

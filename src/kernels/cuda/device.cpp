@@ -24,8 +24,9 @@ std::string describe(const cudaDeviceProp& gpu) {
 bool can_run(const cudaDeviceProp& gpu) { return gpu.major == kHopper && gpu.minor == 0; }
 
 std::string refuse(const cudaDeviceProp& gpu) {
-  return fmt::format("{} has compute capability {}.{}; this build runs on Hopper GPUs (9.0: H100, H200, GH200)",
-                     gpu.name, gpu.major, gpu.minor);
+  return fmt::format(
+      "{} has compute capability {}.{}; this build runs on Hopper GPUs (9.0: H100, H200, GH200)", gpu.name,
+      gpu.major, gpu.minor);
 }
 
 // All GPUs, or why they cannot be listed.
@@ -44,7 +45,8 @@ Result<std::vector<cudaDeviceProp>> list_gpus() {
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
     return unsupported("there is no NVIDIA GPU on this machine, or none that CUDA_VISIBLE_DEVICES shows");
   }
-  if (status != cudaSuccess) return unsupported(fmt::format("CUDA does not start: {}", cudaGetErrorString(status)));
+  if (status != cudaSuccess)
+    return unsupported(fmt::format("CUDA does not start: {}", cudaGetErrorString(status)));
   std::vector<cudaDeviceProp> gpus(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     check(cudaGetDeviceProperties(&gpus[static_cast<std::size_t>(i)], i), "cudaGetDeviceProperties");
@@ -81,10 +83,10 @@ class CudaDevice final : public Device {
       for (const WeightShape& shape : shapes) weights.push_back(packer_.allocate(shape));
     } catch (const std::bad_alloc&) {
       const WeightShape& shape = shapes[weights.size()];
-      return out_of_memory(
-          fmt::format("no memory on the GPU for a packed weight of {} bytes ({} x [{}, {}] {}): {} bytes are free",
-                      weight_bytes(shape), shape.num_groups, shape.n, shape.k, quant::format_name(shape.format),
-                      free_memory().value_or(0)));
+      return out_of_memory(fmt::format(
+          "no memory on the GPU for a packed weight of {} bytes ({} x [{}, {}] {}): {} bytes are free",
+          weight_bytes(shape), shape.num_groups, shape.n, shape.k, quant::format_name(shape.format),
+          free_memory().value_or(0)));
     }
     return weights;
   }

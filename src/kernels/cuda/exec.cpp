@@ -62,7 +62,8 @@ void CudaExec::forget_recorded() {
 
 std::byte* CudaExec::scratch(std::size_t bytes) {
   if (bytes > scratch_.size()) {
-    NIB_CHECK(!recording_, "scratch grows from {} to {} bytes while a step is recorded", scratch_.size(), bytes);
+    NIB_CHECK(!recording_, "scratch grows from {} to {} bytes while a step is recorded", scratch_.size(),
+              bytes);
     check(cudaStreamSynchronize(stream_), "waiting for the device");
     forget_recorded();
     scratch_ = Buffer();
