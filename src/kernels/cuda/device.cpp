@@ -113,7 +113,7 @@ Result<std::unique_ptr<Device>> make_cuda_device(int num_threads) {
   if (!can_run(gpus->front())) return unsupported("device cuda: " + refuse(gpus->front()));
   try {
     check(cudaSetDevice(0), "cudaSetDevice");
-    return std::make_unique<CudaDevice>(gpus->front(), num_threads);
+    return std::unique_ptr<Device>(std::make_unique<CudaDevice>(gpus->front(), num_threads));
   } catch (const std::bad_alloc&) {
     return out_of_memory("device cuda: no memory to start the GPU");
   } catch (const DeviceError& e) {
