@@ -1,5 +1,6 @@
 // version_info of nibble/system.h. git_commit.h is written by the build (git_commit.cmake).
 #include "git_commit.h"
+#include "kernels/device.h"
 #include "nibble/system.h"
 
 namespace nibble {
@@ -13,12 +14,6 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 constexpr const char* kCompiler = "unknown";
 #endif
 
-#ifdef NIBBLE_HAS_CUDA
-constexpr bool kHasCuda = true;
-#else
-constexpr bool kHasCuda = false;
-#endif
-
 }  // namespace
 
 VersionInfo version_info() {
@@ -26,7 +21,7 @@ VersionInfo version_info() {
           .commit = kGitCommit,
           .compiler = kCompiler,
           .build_type = NIBBLE_BUILD_TYPE,
-          .cuda = kHasCuda};
+          .cuda = kernels::cuda_devices().is_built};
 }
 
 }  // namespace nibble

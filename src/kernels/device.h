@@ -72,6 +72,7 @@ Result<std::unique_ptr<Device>> make_device(const DeviceOptions& options);
 
 // GPUs this build can run on. `status` says why there are none.
 struct CudaDevices {
+  bool is_built = true;            // this build has the backend
   std::vector<std::string> names;  // "NVIDIA H100 80GB HBM3, 132 SMs, 79.1 GiB"
   std::string status;
 };

@@ -24,7 +24,7 @@ CudaDevices cuda_devices() {
 #ifdef NIBBLE_HAS_CUDA
   return cuda::find_devices();
 #else
-  return {.names = {}, .status = "this build has no CUDA backend"};
+  return {.is_built = false, .names = {}, .status = "this build has no CUDA backend"};
 #endif
 }
 
