@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/elementwise/views.h"
 #include "kernels/cuda/exec.h"
 
@@ -35,7 +36,13 @@ void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
                          .d_latent = static_cast<std::int32_t>(d_latent),
                          .d_rope = static_cast<std::int32_t>(d_rope),
                          .scale = args.scale};
-  launch_mla_general(cuda_exec(exec).stream(), launch);
+  CudaExec& cuda = cuda_exec(exec);
+  if (mla_fast_supports(launch)) {
+    launch_mla_fast(cuda.stream(), launch, cuda.num_sms(),
+                    cuda.scratch(mla_fast_scratch(launch, cuda.num_sms())));
+  } else {
+    launch_mla_general(cuda.stream(), launch);
+  }
 }
 
 void mha(Exec& exec, const MhaArgs& args) {

@@ -1,0 +1,134 @@
+#include "kernels/cuda/moe/moe.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/moe/combine.h"
+#include "kernels/cuda/moe/decode.h"
+#include "kernels/cuda/moe/decode_formats.h"
+#include "kernels/cuda/moe/route.h"
+
+namespace nibble::kernels::cuda::moe {
+namespace {
+
+// Beyond so many pairs sorting in every block costs more than three launches.
+constexpr std::int64_t kMaxInBlockPairs = 512;
+constexpr int kComputeWarps = 8;
+
+const DecodeProducts& decode_products_of(Format format) {
+  switch (format) {
+    case Format::f32: return kDecodeF32;
+    case Format::f16: return kDecodeF16;
+    case Format::bf16: return kDecodeBf16;
+    case Format::fp8: return kDecodeFp8;
+    case Format::mxfp4: return kDecodeMxfp4;
+    case Format::nvfp4: return kDecodeNvfp4;
+    case Format::int8: return kDecodeInt8;
+    case Format::int4: return kDecodeInt4;
+  }
+  return kDecodeF32;
+}
+
+bool sorts_in_block(const MoeParams& p) {
+  // Counting in a block takes three words an expert of memory that is the ring's later.
+  return std::int64_t{p.m} * p.topk <= kMaxInBlockPairs && p.num_experts <= 4096;
+}
+
+// Hands out pieces of scratch; with null it only counts.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+
+  template <class T>
+  T* take(std::int64_t count) {
+    const std::size_t at = used_;
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
+  }
+  [[nodiscard]] std::size_t used() const { return used_; }
+
+ private:
+  static constexpr std::size_t kAlign = 256;
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+struct Plan {
+  MoeParams p;
+  std::int32_t* route_work = nullptr;
+  std::int64_t max_sorted = 0;
+  std::size_t bytes = 0;
+};
+
+Plan make_plan(MoeParams p, Hidden hidden, std::byte* scratch) {
+  Plan plan{};
+  Pieces pieces(scratch);
+  const std::int64_t pairs = std::int64_t{p.m} * p.topk;
+  plan.max_sorted = pairs;
+  p.route = {};
+  if (!sorts_in_block(p)) {
+    const RouteSizes sizes = route_sizes(pairs, p.num_experts, 1);
+    plan.max_sorted = sizes.max_sorted;
+    p.route.num_tiles = pieces.take<std::int32_t>(1);
+    p.route.tiles = pieces.take<Tile>(sizes.max_tiles);
+    p.route.sorted = pieces.take<std::int32_t>(sizes.max_sorted);
+    plan.route_work = pieces.take<std::int32_t>(sizes.work_words);
+  }
+  p.h_row = (std::int64_t{p.down.k} + kBlockK - 1) / kBlockK * kBlockK;
+  p.h = pieces.take<std::uint16_t>(plan.max_sorted * p.h_row);
+  p.h_f32 = hidden == Hidden::plain ? nullptr : pieces.take<float>(plan.max_sorted * p.h_row);
+  p.partial = pieces.take<float>(pairs * p.down.n);
+  plan.p = p;
+  plan.bytes = pieces.used();
+  return plan;
+}
+
+DecodeOptions decode_options(const MoeParams& p, int num_sms) {
+  DecodeOptions options{.num_sms = num_sms,
+                        .first_warps = kComputeWarps,
+                        .second_warps = kComputeWarps,
+                        .tile_tokens = std::min(p.m, kDecodeTileTokens),
+                        .overlap = false};
+  options.tile_tokens = decode_tile_tokens(p, options);
+  return options;
+}
+
+}  // namespace
+
+int decode_tile_tokens(const MoeParams& p, const DecodeOptions& options) {
+  const int first =
+      decode_products_of(p.gate.format).first_tile_tokens(p, options.first_warps, options.tile_tokens);
+  return decode_products_of(p.down.format).second_tile_tokens(p, options.second_warps, first);
+}
+
+void launch_decode_first(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
+  decode_products_of(p.gate.format).first(p, options, stream);
+}
+
+void launch_decode_second(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
+  decode_products_of(p.down.format).second(p, options, stream);
+}
+
+std::size_t scratch_bytes(const MoeParams& p, Hidden hidden) { return make_plan(p, hidden, nullptr).bytes; }
+
+void launch_fused_moe(MoeParams params, Hidden hidden, std::byte* scratch, int num_sms, cudaStream_t stream) {
+  const std::int64_t pairs = std::int64_t{params.m} * params.topk;
+  if (pairs == 0) return;
+  const Plan plan = make_plan(params, hidden, scratch);
+  const MoeParams& p = plan.p;
+  DecodeOptions options = decode_options(p, num_sms);
+  if (p.route.tiles != nullptr) {
+    launch_route(p.ids, static_cast<std::int32_t>(pairs), p.num_experts, options.tile_tokens, p.route,
+                 plan.route_work, stream);
+  }
+  launch_decode_first(p, options, stream);
+  if (hidden == Hidden::plain) {
+    options.overlap = true;
+  } else {
+    launch_quantize_hidden(p, hidden == Hidden::fp8 ? HiddenFormat::fp8 : HiddenFormat::int8, plan.max_sorted,
+                           stream);
+  }
+  launch_decode_second(p, options, stream);
+  launch_combine(p, stream);
+}
+
+}  // namespace nibble::kernels::cuda::moe
