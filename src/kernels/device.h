@@ -78,4 +78,11 @@ struct CudaDevices {
 };
 CudaDevices cuda_devices();
 
+// Limits of the first GPU, measured now; 0 = not measured. It may hold a model.
+struct GpuLimits {
+  double read_bandwidth = 0;  // bytes per second
+  double bf16_wgmma = 0;      // operations per second, a multiply-add counts two
+};
+GpuLimits measure_gpu();
+
 }  // namespace nibble::kernels

@@ -28,4 +28,12 @@ CudaDevices cuda_devices() {
 #endif
 }
 
+GpuLimits measure_gpu() {
+#ifdef NIBBLE_HAS_CUDA
+  return cuda::measure_gpu();
+#else
+  return {};
+#endif
+}
+
 }  // namespace nibble::kernels

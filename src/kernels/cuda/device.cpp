@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <new>
 
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/probe.h"
 #include "kernels/cuda/table.h"
 #include "kernels/cuda/weights.h"
 
@@ -133,6 +135,17 @@ CudaDevices find_devices() {
     }
   }
   return found;
+}
+
+GpuLimits measure_gpu() {
+  constexpr std::size_t kProbeBytes = std::size_t{2} << 30;  // forty times the L2
+  CudaExec exec(1);
+  std::size_t free = 0;
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  const Buffer data = exec.memory().allocate(std::min(kProbeBytes, free / 2));
+  return {.read_bandwidth = probe_read_bandwidth(exec.stream(), exec.num_sms(), data.data(), data.size()),
+          .bf16_wgmma = probe_bf16_wgmma(exec.stream(), exec.num_sms())};
 }
 
 }  // namespace nibble::kernels::cuda

@@ -13,4 +13,7 @@ Result<std::unique_ptr<Device>> make_cuda_device(int num_threads);
 
 CudaDevices find_devices();
 
+// Throws DeviceError or std::bad_alloc.
+GpuLimits measure_gpu();
+
 }  // namespace nibble::kernels::cuda
