@@ -12,7 +12,6 @@ namespace {
 
 // Beyond so many pairs sorting in every block costs more than three launches.
 constexpr std::int64_t kMaxInBlockPairs = 512;
-constexpr int kComputeWarps = 8;
 
 const DecodeProducts& decode_products_of(Format format) {
   switch (format) {
@@ -83,11 +82,10 @@ Plan make_plan(MoeParams p, Hidden hidden, std::byte* scratch) {
 }
 
 DecodeOptions decode_options(const MoeParams& p, int num_sms) {
-  DecodeOptions options{.num_sms = num_sms,
-                        .first_warps = kComputeWarps,
-                        .second_warps = kComputeWarps,
-                        .tile_tokens = std::min(p.m, kDecodeTileTokens),
-                        .overlap = false};
+  // Room for more tokens than an expert ever has costs ring stages.
+  const auto per_expert = static_cast<float>(p.m) * static_cast<float>(p.topk) / static_cast<float>(p.num_experts);
+  const std::int32_t wanted = per_expert <= 0.8F ? 4 : per_expert <= 2.0F ? 6 : kDecodeTileTokens;
+  DecodeOptions options{.num_sms = num_sms, .tile_tokens = std::min(p.m, wanted), .overlap = false};
   options.tile_tokens = decode_tile_tokens(p, options);
   return options;
 }
@@ -95,9 +93,8 @@ DecodeOptions decode_options(const MoeParams& p, int num_sms) {
 }  // namespace
 
 int decode_tile_tokens(const MoeParams& p, const DecodeOptions& options) {
-  const int first =
-      decode_products_of(p.gate.format).first_tile_tokens(p, options.first_warps, options.tile_tokens);
-  return decode_products_of(p.down.format).second_tile_tokens(p, options.second_warps, first);
+  const int first = decode_products_of(p.gate.format).first_tile_tokens(p, options.tile_tokens);
+  return decode_products_of(p.down.format).second_tile_tokens(p, first);
 }
 
 void launch_decode_first(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
@@ -110,25 +107,24 @@ void launch_decode_second(const MoeParams& p, const DecodeOptions& options, cuda
 
 std::size_t scratch_bytes(const MoeParams& p, Hidden hidden) { return make_plan(p, hidden, nullptr).bytes; }
 
-void launch_fused_moe(MoeParams params, Hidden hidden, std::byte* scratch, int num_sms, cudaStream_t stream) {
+void launch_fused_moe(MoeParams params, Hidden hidden, std::byte* scratch, int num_sms, cudaStream_t stream,
+                      unsigned parts) {
   const std::int64_t pairs = std::int64_t{params.m} * params.topk;
   if (pairs == 0) return;
   const Plan plan = make_plan(params, hidden, scratch);
   const MoeParams& p = plan.p;
   DecodeOptions options = decode_options(p, num_sms);
-  if (p.route.tiles != nullptr) {
-    launch_route(p.ids, static_cast<std::int32_t>(pairs), p.num_experts, options.tile_tokens, p.route,
-                 plan.route_work, stream);
+  if ((parts & kSortAndFirst) != 0) {
+    if (p.route.tiles != nullptr) {
+      launch_route(p.ids, static_cast<std::int32_t>(pairs), p.num_experts, options.tile_tokens, p.route,
+                   plan.route_work, stream);
+    }
+    launch_decode_first(p, options, stream);
+    options.overlap = hidden == Hidden::plain;
+    if (hidden != Hidden::plain) launch_quantize_hidden(p, hidden, plan.max_sorted, stream);
   }
-  launch_decode_first(p, options, stream);
-  if (hidden == Hidden::plain) {
-    options.overlap = true;
-  } else {
-    launch_quantize_hidden(p, hidden == Hidden::fp8 ? HiddenFormat::fp8 : HiddenFormat::int8, plan.max_sorted,
-                           stream);
-  }
-  launch_decode_second(p, options, stream);
-  launch_combine(p, stream);
+  if ((parts & kSecond) != 0) launch_decode_second(p, options, stream);
+  if ((parts & kCombine) != 0) launch_combine(p, stream);
 }
 
 }  // namespace nibble::kernels::cuda::moe

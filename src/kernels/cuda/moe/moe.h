@@ -10,13 +10,14 @@
 
 namespace nibble::kernels::cuda::moe {
 
-// What hidden values go through before down multiplies them (quant::ActivationFormat).
-enum class Hidden : std::uint8_t { plain, fp8, int8 };
-
 // Scratch of one call; p needs its sizes and weights only.
 std::size_t scratch_bytes(const MoeParams& p, Hidden hidden);
 
+// Which launches of the MoE to make, for timing them apart.
+enum Parts : unsigned { kSortAndFirst = 1, kSecond = 2, kCombine = 4, kAllParts = 7 };
+
 // y += experts' outputs. Fills in p's route, h, h_f32 and partial from `scratch` (256-byte aligned).
-void launch_fused_moe(MoeParams p, Hidden hidden, std::byte* scratch, int num_sms, cudaStream_t stream);
+void launch_fused_moe(MoeParams p, Hidden hidden, std::byte* scratch, int num_sms, cudaStream_t stream,
+                      unsigned parts = kAllParts);
 
 }  // namespace nibble::kernels::cuda::moe
