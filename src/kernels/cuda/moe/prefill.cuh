@@ -233,7 +233,7 @@ __device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst>& weights, To
       wgmma_fence();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        wgmma_bf16<kN>(acc[half], a[step % 2][half], descriptor, static_cast<int>(block + step > 0));
+        wgmma_bf16<kN>(acc[half], a[step % 2][half], descriptor);
       }
       wgmma_commit();
       descriptor += kDescriptorStep;
@@ -326,7 +326,7 @@ __device__ __forceinline__ void write_partial(const PrefillParams& params, const
 template <Format F, bool kFirst, int kN>
 __device__ __forceinline__ void run_unit(const PrefillParams& params, const PrefillContext& c, int unit,
                                          WeightRing<F, kFirst>& weights, TokenRing& tokens, bool fills) {
-  float acc[2][kN / 2];
+  float acc[2][kN / 2] = {};
   multiply_unit<F, kFirst, kN>(weights, tokens, fills, acc);
   const Tile tile = c.tiles[unit / c.row_units];
   const int row_unit = unit % c.row_units;
@@ -379,20 +379,11 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) prefill_kernel(const __gri
   for (int i = 0; i < kTokenDepth - 2 && fills; ++i) tokens.fetch_next();
   for (int unit = start.unit; unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
     const int count = c.tiles[unit / c.row_units].count;
-#ifdef ONLY128
-    run_unit<F, kFirst, ONLY128>(params, c, unit, weights, tokens, fills);
-    continue;
-#endif
-    if (count <= 32) {
-      run_unit<F, kFirst, 32>(params, c, unit, weights, tokens, fills);
-    } else if (count <= 64) {
-      run_unit<F, kFirst, 64>(params, c, unit, weights, tokens, fills);
-    } else if (count <= 96) {
-      run_unit<F, kFirst, 96>(params, c, unit, weights, tokens, fills);
-    } else if (count <= 112) {
-      run_unit<F, kFirst, 112>(params, c, unit, weights, tokens, fills);
-    } else {
-      run_unit<F, kFirst, 128>(params, c, unit, weights, tokens, fills);
+    switch ((count + 31) / 32) {
+      case 1: run_unit<F, kFirst, 32>(params, c, unit, weights, tokens, fills); break;
+      case 2: run_unit<F, kFirst, 64>(params, c, unit, weights, tokens, fills); break;
+      case 3: run_unit<F, kFirst, 96>(params, c, unit, weights, tokens, fills); break;
+      default: run_unit<F, kFirst, 128>(params, c, unit, weights, tokens, fills); break;
     }
   }
 }
