@@ -60,4 +60,8 @@ struct MhaLaunch {
 // Any shape, float32 arithmetic, one block a row and head.
 void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch);
 
+// Keys of 128 + 64, values of 128, vector-aligned tensors; bf16 operands on tensor cores.
+bool mha_fast_supports(const MhaLaunch& launch);
+void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch);
+
 }  // namespace nibble::kernels::cuda

@@ -181,6 +181,13 @@ __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap& ma
       "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(cache_policy)
       : "memory");
 }
+// Starts bringing global memory to the L2 cache; address and size are multiples of 16.
+__device__ __forceinline__ void prefetch_global(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
+}
 constexpr std::uint64_t kEvictFirst = 0x12F0000000000000ULL;
 constexpr std::uint64_t kEvictNormal = 0x1000000000000000ULL;
 

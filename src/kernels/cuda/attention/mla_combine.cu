@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/mla_fast.h"
+#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
 
 namespace nibble::kernels::cuda {
@@ -72,18 +73,10 @@ __global__ void __launch_bounds__(kSlices* kVectors) mla_combine_kernel(MlaFast 
 // Starts while the attention kernel drains; it waits for its results itself.
 template <int kSlices>
 void launch_combine(cudaStream_t stream, const MlaFast& launch, int heads_per_block) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(launch.base.num_rows),
-           static_cast<unsigned>((launch.base.num_heads + heads_per_block - 1) / heads_per_block));
-  config.blockDim = dim3(kSlices * kVectors);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, mla_combine_kernel<kSlices>, launch, heads_per_block), "mla_combine");
+  const dim3 grid(static_cast<unsigned>(launch.base.num_rows),
+                  static_cast<unsigned>((launch.base.num_heads + heads_per_block - 1) / heads_per_block));
+  launch_overlapped(mla_combine_kernel<kSlices>, grid, kSlices * kVectors, 0, stream, launch,
+                    heads_per_block);
 }
 
 }  // namespace

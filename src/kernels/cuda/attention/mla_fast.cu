@@ -13,6 +13,7 @@
 #include "kernels/cuda/attention/hopper.cuh"
 #include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/attention/mla_schedule.cuh"
+#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
 
 namespace nibble::kernels::cuda {
@@ -37,17 +38,19 @@ constexpr float kSlack = 8.0F;
 // Named barriers; 0 is __syncthreads.
 enum Barrier : int { kBlockBarrier = 1, kFirstScores = 2, kSecondScores = 3, kGroupBarrier = 4 };  // and 5
 
-// Each half of a buffer (the panels of one warpgroup's values) is filled and freed on its own. The rope
-// panel, later the probabilities, belongs to the half of the warpgroup that reads those probabilities last.
+// Each half of a buffer (the panels of one warpgroup's values) is freed on its own; the rope panel, later the
+// probabilities, with the half of the warpgroup that reads those probabilities. A buffer is filled in chunks
+// of two panels (the last one is the rope panel), so that scores begin before all of it is there.
+constexpr int kChunks = (kPanels + 1) / 2;
+constexpr int kHalfChunks = kHalfPanels / 2;
 struct Shared {
   alignas(1024) std::uint8_t q[kTileBytes];
   alignas(1024) std::uint8_t kv[2][kTileBytes];
   float top[2][kMlaRows];  // after the first, the second tile of a pair
   float sum[2][kMlaRows];
-  std::uint64_t full[2][2];  // [buffer][half]
-  std::uint64_t empty[2][2];
-  int stats[4];
-  int prefix[kMlaMaxSeqs + 1];
+  std::uint64_t full[2][kChunks];  // [buffer]
+  std::uint64_t empty[2][2];       // [buffer][half]
+  ScheduleMemory schedule;
 };
 
 __device__ constexpr int rope_half(int buffer) { return buffer == 0 ? 1 : 0; }
@@ -119,26 +122,46 @@ __device__ void produce(const MlaFast& launch, const CUtensorMap& map, const Sch
       const int begin = tile * kMlaTile;
       const int num_boxes = (min(kMlaTile, piece.length() - begin) + launch.box_rows - 1) / launch.box_rows;
       const int panel_bytes = num_boxes * launch.box_rows * 128;
-#pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const std::uint32_t full = shared_address(&shared.full[buffer][half]);
         mbarrier_wait(shared_address(&shared.empty[buffer][half]), phase[buffer]);
-        const bool rope = half == rope_half(buffer);
-        if (leader) mbarrier_expect(full, (kHalfPanels + (rope ? 1 : 0)) * panel_bytes);
-        for (int box = 0; box < num_boxes; ++box) {
-          const int slot = pages.slot(begin + box * launch.box_rows);
-          if (!leader) continue;
-          const std::uint32_t to =
-              shared_address(shared.kv[buffer]) + static_cast<std::uint32_t>(box * launch.box_rows * 128);
-          for (int p = half * kHalfPanels; p < (half + 1) * kHalfPanels; ++p) {
-            copy_box(to + p * kPanelBytes, map, p * kPanelColumns, slot, full, policy);
+        const auto copy_chunk = [&](int chunk) {
+          const std::uint32_t full = shared_address(&shared.full[buffer][chunk]);
+          const int num_panels = chunk == kChunks - 1 ? 1 : 2;
+          if (leader) mbarrier_expect(full, num_panels * panel_bytes);
+          for (int box = 0; box < num_boxes; ++box) {
+            const int slot = pages.slot(begin + box * launch.box_rows);
+            if (!leader) continue;
+            const std::uint32_t to =
+                shared_address(shared.kv[buffer]) + static_cast<std::uint32_t>(box * launch.box_rows * 128);
+            for (int p = 2 * chunk; p < 2 * chunk + num_panels; ++p) {
+              copy_box(to + p * kPanelBytes, map, p * kPanelColumns, slot, full, policy);
+            }
           }
-          if (rope) {
-            copy_box(to + kRopePanel * kPanelBytes, map, kRopePanel * kPanelColumns, slot, full, policy);
-          }
-        }
+        };
+        for (int i = 0; i < kHalfChunks; ++i) copy_chunk(half * kHalfChunks + i);
+        if (half == rope_half(buffer)) copy_chunk(kChunks - 1);
       }
       phase[buffer] ^= 1U;
+    }
+  }
+}
+
+// Brings the queries of the part's later pieces nearer; one warp. The first one's are read at once anyway.
+__device__ void prefetch_queries(const MlaFast& launch, const Schedule& schedule) {
+  constexpr int kMaxPieces = 4;  // what is fetched too early is lost again
+  const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
+  const int end = schedule.cut(part + 1);
+  int position = schedule.cut(part);
+  Piece piece;
+  for (int i = 0; i < kMaxPieces && schedule.next(part, position, end, piece); ++i) {
+    const int num_rows = i == 0 ? 0 : num_rows_of(launch, piece);
+    for (int row = static_cast<int>(threadIdx.x) % 32; row < num_rows; row += 32) {
+      const RowOf at = row_of(launch, row);
+      const Heads& latent = launch.base.q_latent;
+      const Heads& pe = launch.base.q_pe;
+      const std::int64_t q_row = piece.first_row + at.token;
+      prefetch_global(latent.data + q_row * latent.row_stride + at.head * latent.head_stride, kMlaLatent * 4);
+      prefetch_global(pe.data + q_row * pe.row_stride + at.head * pe.head_stride, kMlaRope * 4);
     }
   }
 }
@@ -256,6 +279,7 @@ class Consumer {
     store_probabilities(p);
     fence_async_proxy();
     barrier_arrive<kFirstScores, kConsumers>();
+    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
     move_top(new_top);
 #pragma unroll
     for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
@@ -304,6 +328,8 @@ class Consumer {
     store_probabilities(p);
     fence_async_proxy();
     barrier_arrive<kSecondScores, kConsumers>();
+    if (piece.length() - (tile + 1) * kMlaTile < kMlaTile)
+      barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
     wgmma_wait<0>();
     release(0);
     move_top(new_top);
@@ -315,9 +341,12 @@ class Consumer {
   }
 
   __device__ void wait_full(int buffer) {
-    mbarrier_wait(shared_address(&shared_.full[buffer][0]), phase_[buffer]);
-    mbarrier_wait(shared_address(&shared_.full[buffer][1]), phase_[buffer]);
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) wait_chunk(buffer, chunk);
     phase_[buffer] ^= 1U;
+  }
+  __device__ void wait_chunk(int buffer, int chunk) {
+    mbarrier_wait(shared_address(&shared_.full[buffer][chunk]), phase_[buffer]);
   }
 
   // Frees this group's half of a buffer.
@@ -329,22 +358,26 @@ class Consumer {
   __device__ void scores(const Piece& piece, int tile) {
     std::uint8_t* kv = shared_.kv[kGroup];
     const int begin = tile * kMlaTile;
-    wait_full(kGroup);
-    if (piece.length() - begin < kMlaTile) {
-      clear_rows(kv, piece.length() - begin);
-      fence_async_proxy();
-      barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
-    }
     const std::uint64_t q = k_major(shared_address(shared_.q));
     const std::uint64_t k = k_major(shared_address(kv));
-    wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kMlaWidth / 16; ++step) {
-      const int at = (step / 4 * kPanelBytes + step % 4 * 32) / 16;
-      wgmma_64x64(s_, q + at, k + at, step > 0);
+    for (int i = 0; i < kChunks; ++i) {
+      // In the order in which the copies are made.
+      const int chunk = kGroup == 0 || i < kHalfChunks ? i : i == kHalfChunks ? kChunks - 1 : i - 1;
+      wait_chunk(kGroup, chunk);
+      wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int step = 8 * chunk + j;
+        if (step >= kMlaWidth / 16) continue;
+        const int at = (step / 4 * kPanelBytes + step % 4 * 32) / 16;
+        wgmma_64x64(s_, q + at, k + at, step > 0);
+      }
     }
     wgmma_commit();
+    phase_[kGroup] ^= 1U;
     wgmma_wait<0>();
+    if (piece.length() - begin < kMlaTile) clear_rows(kv, piece.length() - begin);
     if (begin + kMlaTile <= piece.num_visible) return;
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
@@ -512,14 +545,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& shared = *reinterpret_cast<Shared*>(raw + (1024U - (shared_address(raw) & 1023U)) % 1024U);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 4; ++i) {
-      mbarrier_init(shared_address(&shared.full[i / 2][i % 2]), 1);
       mbarrier_init(shared_address(&shared.empty[i / 2][i % 2]), kGroupThreads / 32);
     }
+    for (int i = 0; i < 2 * kChunks; ++i)
+      mbarrier_init(shared_address(&shared.full[i / kChunks][i % kChunks]), 1);
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    prefetch_map(map);
   }
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
   if (blockIdx.x == 0) mark_empty_rows(launch);
   Schedule schedule;
-  schedule.build(launch, static_cast<int>(gridDim.x) / launch.num_groups, shared.prefix, shared.stats);
+  schedule.build(launch, static_cast<int>(gridDim.x) / launch.num_groups, shared.schedule);
   if (static_cast<int>(blockIdx.x) / launch.num_groups >= schedule.num_parts()) return;
   if (threadIdx.x < kGroupThreads) {
     raise_registers<kConsumerRegisters>();
@@ -529,7 +566,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     Consumer<1>(launch, shared).run(schedule);
   } else {
     lower_registers<kProducerRegisters>();
-    if (threadIdx.x < kConsumers + 32) produce(launch, map, schedule, shared);
+    if (threadIdx.x < kConsumers + 32) {
+      produce(launch, map, schedule, shared);
+    } else if (threadIdx.x < kConsumers + 64) {
+      prefetch_queries(launch, schedule);
+    }
   }
 }
 

@@ -15,7 +15,7 @@ constexpr int kMlaRope = 64;
 constexpr int kMlaWidth = kMlaLatent + kMlaRope;
 constexpr int kMlaRows = 64;  // query rows (tokens x heads) of a block
 constexpr int kMlaTile = 64;  // cache entries worked on at a time
-constexpr int kMlaMaxSeqs = 1024;
+constexpr int kMlaMaxSeqs = 512;
 
 // How the rows of one query token were split: merged by the combine kernel.
 struct MlaSplits {

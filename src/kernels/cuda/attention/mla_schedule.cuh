@@ -8,6 +8,7 @@
 // the cuts are placed so that each is split evenly or not at all.
 #pragma once
 
+#include <climits>
 #include <cstdint>
 
 #include "kernels/cuda/attention/mla_fast.h"
@@ -33,39 +34,33 @@ struct Piece {
   __device__ int length() const { return num_visible + num_tokens - 1; }
 };
 
+// What a block knows of the batch, in shared memory.
+struct ScheduleMemory {
+  int length[kMlaMaxSeqs];
+  int row[kMlaMaxSeqs + 1];     // first query row, counted from the launch's first
+  int prefix[kMlaMaxSeqs + 1];  // first position
+  int smallest;                 // cost of a unit
+  int largest;
+  int num_units;
+};
+
 class Schedule {
  public:
-  // `prefix` is shared memory for num_seqs + 1 positions, `warp_sums` for 3. All threads of the block call
-  // it.
-  __device__ void build(const MlaFast& launch, int num_parts, int* prefix, int* stats) {
+  // All threads of the block call it; ends with the block synchronised.
+  __device__ void build(const MlaFast& launch, int num_parts, ScheduleMemory& memory) {
     launch_ = &launch;
-    prefix_ = prefix;
+    memory_ = &memory;
     const int num_seqs = launch.base.num_seqs;
-    if (threadIdx.x < 3) stats[threadIdx.x] = threadIdx.x == 0 ? INT_MAX : 0;
-    __syncthreads();
-    int units = 0;
-    int smallest = INT_MAX;
-    int largest = 0;
+    const int first = launch.base.cu_seqlens_q[0];
     for (int s = static_cast<int>(threadIdx.x); s < num_seqs; s += static_cast<int>(blockDim.x)) {
-      const int num_units = units_of(s);
-      const int cost = unit_cost(s);
-      prefix[s + 1] = num_units * cost;
-      units += num_units;
-      if (num_units > 0) {
-        smallest = min(smallest, cost);
-        largest = max(largest, cost);
-      }
-    }
-    if (units > 0) {
-      atomicMin(&stats[0], smallest);
-      atomicMax(&stats[1], largest);
-      atomicAdd(&stats[2], units);
+      memory.length[s] = launch.base.seq_lens[s];
+      memory.row[s + 1] = launch.base.cu_seqlens_q[s + 1] - first;
     }
     __syncthreads();
     if (threadIdx.x < 32) scan(num_seqs);
     __syncthreads();
-    total_ = prefix[num_seqs];
-    choose_cuts(num_parts, stats[0], stats[1], stats[2]);
+    total_ = memory.prefix[num_seqs];
+    choose_cuts(num_parts, memory.smallest, memory.largest, memory.num_units);
   }
 
   __device__ int num_parts() const { return num_parts_; }
@@ -81,7 +76,7 @@ class Schedule {
     const auto at = static_cast<int>(static_cast<std::int64_t>(total_) * p / num_parts_);
     const int s = seq_at(at);
     const int cost = unit_cost(s);
-    const int start = prefix_[s] + (at - prefix_[s]) / cost * cost;
+    const int start = memory_->prefix[s] + (at - memory_->prefix[s]) / cost * cost;
     const int tile = at - start - kUnitCost;
     if (tile <= snap_) return start;
     return tile >= cost - kUnitCost - snap_ ? start + cost : at;
@@ -92,19 +87,17 @@ class Schedule {
     while (position < end) {
       const int s = seq_at(position);
       const int cost = unit_cost(s);
-      const int unit = (position - prefix_[s]) / cost;
-      const int start = prefix_[s] + unit * cost;
+      const int unit = (position - memory_->prefix[s]) / cost;
+      const int start = memory_->prefix[s] + unit * cost;
       const int begin = max(position - start - kUnitCost, 0);
       const int stop = min(end - start, cost) - kUnitCost;
       position = start + min(end - start, cost);
-      const MlaLaunch& launch = launch_->base;
-      const int seq_begin = launch.cu_seqlens_q[s];
-      const int q_len = launch.cu_seqlens_q[s + 1] - seq_begin;
+      const int q_len = memory_->row[s + 1] - memory_->row[s];
       const int token = unit * launch_->tokens_per_unit;
       piece.seq = s;
-      piece.first_row = seq_begin - launch.cu_seqlens_q[0] + token;
+      piece.first_row = memory_->row[s] + token;
       piece.num_tokens = min(launch_->tokens_per_unit, q_len - token);
-      piece.num_visible = launch.seq_lens[s] - q_len + token + 1;
+      piece.num_visible = memory_->length[s] - q_len + token + 1;
       piece.num_tiles = (piece.length() + kMlaTile - 1) / kMlaTile;
       piece.tile_begin = begin;
       piece.tile_end = min(stop, piece.num_tiles);
@@ -121,30 +114,43 @@ class Schedule {
 
  private:
   __device__ int units_of(int s) const {
-    const MlaLaunch& launch = launch_->base;
-    const int q_len = launch.cu_seqlens_q[s + 1] - launch.cu_seqlens_q[s];
-    if (q_len <= 0 || launch.seq_lens[s] < q_len) return 0;
+    const int q_len = memory_->row[s + 1] - memory_->row[s];
+    if (q_len <= 0 || memory_->length[s] < q_len) return 0;
     return (q_len + launch_->tokens_per_unit - 1) / launch_->tokens_per_unit;
   }
-  __device__ int unit_cost(int s) const {
-    return kUnitCost + (launch_->base.seq_lens[s] + kMlaTile - 1) / kMlaTile;
-  }
+  __device__ int unit_cost(int s) const { return kUnitCost + (memory_->length[s] + kMlaTile - 1) / kMlaTile; }
 
-  // Turns costs into positions; one warp.
+  // The positions of the sequences, and what the units are like; one warp.
   __device__ void scan(int num_seqs) {
     const int lane = static_cast<int>(threadIdx.x);
+    if (lane == 0) memory_->prefix[0] = memory_->row[0] = 0;
+    __syncwarp();
     int carry = 0;
-    if (lane == 0) prefix_[0] = 0;
+    int smallest = INT_MAX;
+    int largest = 0;
+    int units = 0;
     for (int begin = 0; begin < num_seqs; begin += 32) {
       const int s = begin + lane;
-      int value = s < num_seqs ? prefix_[s + 1] : 0;
+      const int num_units = s < num_seqs ? units_of(s) : 0;
+      const int cost = num_units > 0 ? unit_cost(s) : 0;
+      units += num_units;
+      if (num_units > 0) smallest = min(smallest, cost);
+      largest = max(largest, cost);
+      int value = num_units * cost;
       for (int step = 1; step < 32; step *= 2) {
         const int below = __shfl_up_sync(0xFFFFFFFFU, value, step);
         if (lane >= step) value += below;
       }
-      if (s < num_seqs) prefix_[s + 1] = carry + value;
+      if (s < num_seqs) memory_->prefix[s + 1] = carry + value;
       carry += __shfl_sync(0xFFFFFFFFU, value, 31);
     }
+    smallest = __reduce_min_sync(0xFFFFFFFFU, smallest);
+    largest = __reduce_max_sync(0xFFFFFFFFU, largest);
+    units = __reduce_add_sync(0xFFFFFFFFU, units);
+    if (lane != 0) return;
+    memory_->smallest = smallest;
+    memory_->largest = largest;
+    memory_->num_units = units;
   }
 
   // The sequence whose stretch holds a position below total_.
@@ -153,7 +159,7 @@ class Schedule {
     int high = launch_->base.num_seqs - 1;
     while (low < high) {
       const int middle = (low + high) / 2;
-      if (prefix_[middle + 1] > position) {
+      if (memory_->prefix[middle + 1] > position) {
         high = middle;
       } else {
         low = middle + 1;
@@ -201,7 +207,7 @@ class Schedule {
   }
 
   const MlaFast* launch_;
-  int* prefix_;
+  ScheduleMemory* memory_;
   int total_;
   int num_parts_;
   int snap_;            // a cut this near to a unit's end is moved there

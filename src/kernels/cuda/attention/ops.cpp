@@ -62,7 +62,11 @@ void mha(Exec& exec, const MhaArgs& args) {
                          .d_rope = static_cast<std::int32_t>(args.q_pe.dim(2)),
                          .d_v = static_cast<std::int32_t>(args.v.dim(2)),
                          .scale = args.scale};
-  launch_mha_general(cuda_exec(exec).stream(), launch);
+  if (mha_fast_supports(launch)) {
+    launch_mha_fast(cuda_exec(exec).stream(), launch);
+  } else {
+    launch_mha_general(cuda_exec(exec).stream(), launch);
+  }
 }
 
 }  // namespace nibble::kernels::cuda

@@ -1,10 +1,11 @@
 // Products for up to 8 tokens, at the speed weights can be read.
 //
-// A unit of work is one row tile over one slice of k. Blocks, one per SM, take equal runs of units; the eight
-// warps of a block split the slice. Each warp streams its own part through a private ring of bulk copies
-// (2 KiB and the scales beside it a stage, eight stages: 128 KiB in flight per SM), across units, so that the
-// memory never waits for the sums. Weights are the M side of mma.m16n8k16, tokens its N side. Activations of
-// the slice lie in shared memory as B fragments, rounded to bf16.
+// Blocks stay, one per SM. Each takes one slice of k and rounds the activations of that slice to bf16 in
+// shared memory, as B fragments. Its sixteen consumer warps form teams of equal size, and a team takes a run
+// of row tiles, its warps each a part of the slice. A warp streams its part of the tiles through a private
+// ring of bulk copies (2 KiB of codes and the scales beside them a stage, four stages: 128 KiB in flight per
+// SM) and multiplies with mma.m16n8k16, weights on the M side and tokens on the N side. Four more warps add
+// up what a team's warps found and write it, so that nothing a result waits for makes the stream wait.
 //
 // k is sliced where whole rows would leave SMs idle or where the activations would not fit. Slices of a tile
 // are then added by whichever block comes last, always in the same order.
@@ -18,11 +19,11 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
-constexpr int kStages = 8;  // of a warp's ring
+constexpr int kConsumers = 16;  // warps
+constexpr int kFinishers = 4;
+constexpr int kThreads = (kConsumers + kFinishers) * 32;
+constexpr int kMaxTeams = 16;
 constexpr int kSumsOfWarp = kTileRows * kMaxDecodeTokens;
-constexpr int kMaxInputBytes = 48 * 1024;
 constexpr int kMaxSlices = 32;
 
 struct DecodeArgs {
@@ -35,6 +36,7 @@ struct DecodeArgs {
   int m;
   int slices;
   int slice_blocks;
+  int warps_k;  // warps of a team that share a matrix
   bool accumulate;
 };
 
@@ -49,116 +51,123 @@ struct Stage {
   static constexpr int kZeroBytes =
       kFormat == Format::int4 || kFormat == Format::int8 ? kMaxGroups * kTileRows : 0;
   static constexpr int kBytes = kCodeBytes + kScaleBytes + kZeroBytes;
+  static constexpr int kStages = kCodeBytes > 2048 ? 2 : 4;  // of a warp's ring
 };
 
 template <Format kFormat>
 struct SharedMemory {
-  static constexpr int kRingBytes = kWarps * kStages * Stage<kFormat>::kBytes;
-  std::byte ring[kRingBytes];
-  float sums[2][kWarps][kSumsOfWarp];
-  std::uint64_t filled[kWarps][kStages];
-  // and the inputs of a slice: [block][half][token][t] of 16 bytes
+  static constexpr int kStages = Stage<kFormat>::kStages;
+  std::byte ring[kConsumers * kStages * Stage<kFormat>::kBytes];
+  float sums[2][kConsumers][kSumsOfWarp];  // of two tiles in turn
+  std::uint64_t filled[kConsumers][kStages];
+  std::uint64_t ready[kMaxTeams][2];  // the team's sums of a tile
+  std::uint64_t taken[kMaxTeams][2];
+  // and the inputs of the slice: [block][half][token][t] of 16 bytes
 };
+constexpr int kMaxSharedBytes = 232448;
+template <Format kFormat>
+constexpr int max_input_blocks(int m) {
+  return (kMaxSharedBytes - static_cast<int>(sizeof(SharedMemory<kFormat>))) / (128 * m);
+}
 
 // Tiles finished so far of a sliced product; zero between launches.
 constexpr int kMaxSlicedTiles = 16384;
 __device__ unsigned finished_slices[kMaxSlicedTiles];
 
-// A run of blocks of one tile.
 struct Run {
   int begin;
   int end;
 };
-
-// The part of slice `slice` that is warp `part` of `parts`'s.
-__device__ __forceinline__ Run warp_run(const DecodeArgs& args, int slice, int part, int parts) {
-  const int begin = slice * args.slice_blocks;
-  const int count = min(args.slice_blocks, args.w[0].num_blocks - begin);
-  return {.begin = begin + count * part / parts, .end = begin + count * (part + 1) / parts};
+// Part `part` of `parts` of [begin, begin + count).
+__device__ __forceinline__ Run part_of(int begin, int count, int part, int parts) {
+  return {.begin = begin + static_cast<int>(static_cast<std::int64_t>(count) * part / parts),
+          .end = begin + static_cast<int>(static_cast<std::int64_t>(count) * (part + 1) / parts)};
 }
 
-// Streams one warp's share of the block's units into its ring.
+// What one team of a block does.
+struct TeamWork {
+  int slice;
+  Run blocks;  // of the slice
+  Run tiles;
+};
+__device__ __forceinline__ TeamWork team_work(const DecodeArgs& args, int team, int teams) {
+  const int slice = static_cast<int>(blockIdx.x) % args.slices;
+  const int blocks_of_slice = static_cast<int>(gridDim.x) / args.slices;
+  const int begin = slice * args.slice_blocks;
+  const int end = min(begin + args.slice_blocks, args.w[0].num_blocks);
+  return {.slice = slice,
+          .blocks = {.begin = begin, .end = end},
+          .tiles = part_of(0, args.w[0].num_tiles, static_cast<int>(blockIdx.x) / args.slices * teams + team,
+                           blocks_of_slice * teams)};
+}
+
+// Streams one warp's share into its ring: blocks `run` of every tile.
 template <Format kFormat>
 class Producer {
  public:
-  __device__ Producer(const DecodeArgs& args, const PackedWeight& w, std::byte* ring, std::uint64_t* filled,
-                      int part, int parts, int first_unit, int last_unit)
-      : args_(args),
-        w_(w),
+  using S = Stage<kFormat>;
+
+  __device__ Producer(const PackedWeight& w, std::byte* ring, std::uint64_t* filled, const Run& run,
+                      const Run& tiles)
+      : w_(w),
         ring_(ring),
         filled_(filled),
-        part_(part),
-        parts_(parts),
-        unit_(first_unit),
-        last_unit_(last_unit) {
-    start_unit();
-  }
+        run_(run),
+        tile_(tiles.begin),
+        last_tile_(run.begin < run.end ? tiles.end : tiles.begin),
+        block_(run.begin),
+        address_(tile_address(w, 0, tiles.begin)) {}
 
-  // Requests the next stage, if there is one. Called by the whole warp.
-  __device__ __forceinline__ void issue(int lane) {
-    if (unit_ >= last_unit_) return;
-    using S = Stage<kFormat>;
-    const int count = min(S::kBlocks, run_.end - run_.begin);
-    if (lane == 0) {
-      std::byte* stage = ring_ + stage_ * S::kBytes;
-      std::uint64_t* barrier = filled_ + stage_;
-      const auto code_bytes = static_cast<std::uint32_t>(count * block_bytes(kFormat));
-      const std::byte* codes = address_.codes + static_cast<std::int64_t>(run_.begin) * block_bytes(kFormat);
-      if constexpr (has_narrow_scales(kFormat)) {
-        const auto scale_bytes = static_cast<std::uint32_t>(count * scale_block_bytes(kFormat));
-        ptx::mbarrier_expect(barrier, code_bytes + scale_bytes);
-        ptx::bulk_copy(stage + S::kCodeBytes,
-                       address_.scales + static_cast<std::int64_t>(run_.begin) * scale_block_bytes(kFormat),
-                       scale_bytes, barrier);
-      } else if constexpr (has_wide_scales(kFormat)) {
-        const int first = scale_group(w_, run_.begin * 2);
-        const int groups = scale_group(w_, (run_.begin + count) * 2 - 1) - first + 1;
-        const auto scale_bytes = static_cast<std::uint32_t>(groups * kTileRows * 4);
-        const std::uint32_t zero_bytes =
-            S::kZeroBytes != 0 && w_.zeros_offset != 0 ? static_cast<std::uint32_t>(groups * kTileRows) : 0U;
-        ptx::mbarrier_expect(barrier, code_bytes + scale_bytes + zero_bytes);
-        ptx::bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier);
-        if (zero_bytes != 0) {
-          ptx::bulk_copy(stage + S::kCodeBytes + S::kScaleBytes,
-                         address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier);
-        }
-      } else {
-        ptx::mbarrier_expect(barrier, code_bytes);
+  // Requests the next stage, if there is one. By one lane.
+  __device__ __forceinline__ void issue() {
+    if (tile_ >= last_tile_) return;
+    const int count = min(S::kBlocks, run_.end - block_);
+    std::byte* stage = ring_ + stage_ * S::kBytes;
+    std::uint64_t* barrier = filled_ + stage_;
+    const auto code_bytes = static_cast<std::uint32_t>(count * block_bytes(kFormat));
+    if constexpr (has_narrow_scales(kFormat)) {
+      const auto scale_bytes = static_cast<std::uint32_t>(count * scale_block_bytes(kFormat));
+      ptx::mbarrier_expect(barrier, code_bytes + scale_bytes);
+      ptx::bulk_copy(stage + S::kCodeBytes,
+                     address_.scales + static_cast<std::int64_t>(block_) * scale_block_bytes(kFormat),
+                     scale_bytes, barrier);
+    } else if constexpr (has_wide_scales(kFormat)) {
+      const int first = scale_group(w_, block_ * 2);
+      const int groups = scale_group(w_, (block_ + count) * 2 - 1) - first + 1;
+      const auto scale_bytes = static_cast<std::uint32_t>(groups * kTileRows * 4);
+      const std::uint32_t zero_bytes =
+          S::kZeroBytes != 0 && w_.zeros_offset != 0 ? static_cast<std::uint32_t>(groups * kTileRows) : 0U;
+      ptx::mbarrier_expect(barrier, code_bytes + scale_bytes + zero_bytes);
+      ptx::bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier);
+      if (zero_bytes != 0) {
+        ptx::bulk_copy(stage + S::kCodeBytes + S::kScaleBytes,
+                       address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier);
       }
-      ptx::bulk_copy(stage, codes, code_bytes, barrier);
+    } else {
+      ptx::mbarrier_expect(barrier, code_bytes);
     }
-    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
-    run_.begin += count;
-    if (run_.begin == run_.end) {
-      ++unit_;
-      start_unit();
+    ptx::bulk_copy(stage, address_.codes + static_cast<std::int64_t>(block_) * block_bytes(kFormat),
+                   code_bytes, barrier);
+    stage_ = stage_ + 1 == S::kStages ? 0 : stage_ + 1;
+    block_ += count;
+    if (block_ == run_.end) {
+      block_ = run_.begin;
+      ++tile_;
+      address_.codes += w_.tile_code_bytes;
+      address_.scales += w_.tile_scale_bytes;
     }
   }
 
  private:
-  // Skips units in which this warp has nothing to do.
-  __device__ __forceinline__ void start_unit() {
-    while (unit_ < last_unit_) {
-      run_ = warp_run(args_, unit_ / w_.num_tiles, part_, parts_);
-      if (run_.begin < run_.end) {
-        address_ = tile_address(w_, 0, unit_ % w_.num_tiles);
-        return;
-      }
-      ++unit_;
-    }
-  }
-
-  const DecodeArgs& args_;
   const PackedWeight& w_;
   std::byte* ring_;
   std::uint64_t* filled_;
-  int part_;
-  int parts_;
-  int unit_;
-  int last_unit_;
+  Run run_;
+  int tile_;
+  int last_tile_;
+  int block_;
   int stage_ = 0;
-  Run run_{};
-  TileAddress address_{};
+  TileAddress address_;
 };
 
 // B fragments of a block of k: the lane's four steps.
@@ -183,10 +192,12 @@ __device__ __forceinline__ void multiply_step(const LaneCodes<kFormat>& codes, i
   std::uint32_t a[4];
   decode_step(codes, step, operands, a);
   const uint4 half = b.halves[step / 2];
-  if (step % 2 == 0) {
-    ptx::mma_bf16(sums, a, half.x, half.y);
-  } else {
-    ptx::mma_bf16(sums, a, half.z, half.w);
+  const std::uint32_t b0 = step % 2 == 0 ? half.x : half.z;
+  const std::uint32_t b1 = step % 2 == 0 ? half.y : half.w;
+  ptx::mma_bf16(sums, a, b0, b1);
+  if constexpr (splits_weights(kFormat)) {
+    decode_step(codes, step, operands, a, true);
+    ptx::mma_bf16(sums, a, b0, b1);
   }
 }
 
@@ -252,180 +263,253 @@ __device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, 
   }
 }
 
+// Of the lane's two rows in a tile, for each matrix.
+template <int kMatrices>
+struct Factors {
+  float of[kMatrices][2];
+};
+template <int kMatrices>
+__device__ __forceinline__ Factors<kMatrices> load_factors(const DecodeArgs& args, int tile, int lane) {
+  Factors<kMatrices> factors;
+#pragma unroll
+  for (int i = 0; i < kMatrices; ++i) {
+    const std::byte* scales = tile_address(args.w[i], 0, tile).scales;
+    factors.of[i][0] = row_factor(args.w[i], scales, lane / 4);
+    factors.of[i][1] = row_factor(args.w[i], scales, lane / 4 + 8);
+  }
+  return factors;
+}
+
 // Writes results of a tile: sums[matrix][j] of the lane, complete.
 template <int kMatrices>
 __device__ __forceinline__ void write_tile(const DecodeArgs& args, int tile, int lane,
+                                           const Factors<kMatrices>& factors,
                                            const float (&sums)[kMatrices][4]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const int row = lane / 4 + j / 2 * 8;
+    const int row = tile * kTileRows + lane / 4 + j / 2 * 8;
     const int token = lane % 4 * 2 + j % 2;
-    if (token >= args.m || tile * kTileRows + row >= args.w[0].n) continue;
-    float values[kMatrices];
-#pragma unroll
-    for (int i = 0; i < kMatrices; ++i) {
-      values[i] = sums[i][j] * row_factor(args.w[i], tile_address(args.w[i], 0, tile).scales, row);
-    }
-    float* y = args.y + token * args.y_stride + tile * kTileRows + row;
+    if (token >= args.m || row >= args.w[0].n) continue;
+    float* y = args.y + token * args.y_stride + row;
+    const float value = sums[0][j] * factors.of[0][j / 2];
     if constexpr (kMatrices == 2) {
-      *y = values[0] / (1.0F + expf(-values[0])) * values[1];
+      *y = value / (1.0F + expf(-value)) * (sums[1][j] * factors.of[1][j / 2]);
     } else {
-      *y = args.accumulate ? *y + values[0] : values[0];
+      *y = args.accumulate ? *y + value : value;
     }
   }
 }
 
-// Adds what the warps of the block found for a unit and passes it on. Called by one warp.
+// Passes the sums of a slice on; true with the sums of all slices if this was the last one.
 template <int kMatrices>
-__device__ __forceinline__ void finish_unit(const DecodeArgs& args, int unit, int lane,
-                                            const float (&found)[kWarps][kSumsOfWarp]) {
-  constexpr int kParts = kWarps / kMatrices;
+__device__ __forceinline__ bool combine_slices(const DecodeArgs& args, int slice, int tile, int lane,
+                                               float (&sums)[kMatrices][4]) {
   const int num_tiles = args.w[0].num_tiles;
-  const int tile = unit % num_tiles;
-  float sums[kMatrices][4];
+  const auto partials_of = [&](int of_slice) {
+    const std::int64_t unit = static_cast<std::int64_t>(of_slice) * num_tiles + tile;
+    return args.partials + unit * kMatrices * kSumsOfWarp + lane;
+  };
+  float* mine = partials_of(slice);
 #pragma unroll
-  for (int i = 0; i < kMatrices; ++i) {
+  for (int i = 0; i < kMatrices * 4; ++i) __stcg(mine + i * 32, sums[i / 4][i % 4]);
+  __threadfence();
+  __syncwarp();
+  unsigned before = 0;
+  if (lane == 0) before = atomicAdd(&finished_slices[tile], 1U);
+  before = __shfl_sync(0xFFFFFFFFU, before, 0);
+  if (before != static_cast<unsigned>(args.slices) - 1U) return false;
+  __threadfence();
+  if (lane == 0) finished_slices[tile] = 0U;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      float sum = found[i * kParts][j * 32 + lane];
+  for (int i = 0; i < kMatrices * 4; ++i) sums[i / 4][i % 4] = 0.0F;
+  for (int i = 0; i < args.slices; ++i) {
+    const float* from = partials_of(i);
 #pragma unroll
-      for (int part = 1; part < kParts; ++part) sum += found[i * kParts + part][j * 32 + lane];
-      sums[i][j] = sum;
-    }
+    for (int j = 0; j < kMatrices * 4; ++j) sums[j / 4][j % 4] += __ldcg(from + j * 32);
   }
-  if (args.slices > 1) {
-    float* mine = args.partials + static_cast<std::int64_t>(unit) * kMatrices * kSumsOfWarp;
-#pragma unroll
-    for (int i = 0; i < kMatrices * 4; ++i) __stcg(mine + i * 32 + lane, sums[i / 4][i % 4]);
-    __threadfence();
-    __syncwarp();
-    unsigned before = 0;
-    if (lane == 0) before = atomicAdd(&finished_slices[tile], 1U);
-    before = __shfl_sync(0xFFFFFFFFU, before, 0);
-    if (before != static_cast<unsigned>(args.slices) - 1U) return;
-    __threadfence();
-    if (lane == 0) finished_slices[tile] = 0U;
-#pragma unroll
-    for (int i = 0; i < kMatrices * 4; ++i) sums[i / 4][i % 4] = 0.0F;
-    for (int slice = 0; slice < args.slices; ++slice) {
-      const float* from =
-          args.partials + static_cast<std::int64_t>(slice * num_tiles + tile) * kMatrices * kSumsOfWarp;
-#pragma unroll
-      for (int i = 0; i < kMatrices * 4; ++i) sums[i / 4][i % 4] += __ldcg(from + i * 32 + lane);
-    }
-  }
-  write_tile<kMatrices>(args, tile, lane, sums);
+  return true;
 }
+
+// A finisher: adds up what the warps of a team found for tiles first, first + step, ... of its run.
+template <Format kFormat, int kMatrices>
+__device__ __forceinline__ void finish_tiles(const DecodeArgs& args, SharedMemory<kFormat>& shared, int team,
+                                             int teams, int first, int step, int lane) {
+  const TeamWork work = team_work(args, team, teams);
+  for (int i = first; work.tiles.begin + i < work.tiles.end; i += step) {
+    const int tile = work.tiles.begin + i;
+    const Factors<kMatrices> factors = load_factors<kMatrices>(args, tile, lane);
+    float sums[kMatrices][4] = {};
+    ptx::mbarrier_wait(&shared.ready[team][i % 2], static_cast<std::uint32_t>(i / 2 % 2));
+    for (int part = 0; part < args.warps_k; ++part) {
+#pragma unroll
+      for (int matrix = 0; matrix < kMatrices; ++matrix) {
+        const int warp = (team * kMatrices + matrix) * args.warps_k + part;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[matrix][j] += shared.sums[i % 2][warp][j * 32 + lane];
+      }
+    }
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.taken[team][i % 2]);
+    if (args.slices > 1 && !combine_slices<kMatrices>(args, work.slice, tile, lane, sums)) continue;
+    write_tile<kMatrices>(args, tile, lane, factors, sums);
+  }
+}
+
+// A warp's part of a tile, from its ring.
+template <Format kFormat>
+struct Consumer {
+  using S = Stage<kFormat>;
+  const std::byte* ring;
+  std::uint64_t* filled;
+  const uint4* inputs;  // of the slice
+  int first_block;      // of the slice
+  int m;
+  int stage = 0;
+  std::uint32_t parity = 0;
+
+  __device__ __forceinline__ void multiply_tile(const PackedWeight& w, const Run& run,
+                                                Producer<kFormat>& producer, int lane, float (&sums)[2][4]) {
+    for (int block = run.begin; block < run.end; block += S::kBlocks) {
+      const std::byte* from = ring + stage * S::kBytes;
+      const int first_group = has_wide_scales(kFormat) ? scale_group(w, block * 2) : 0;
+      const int count = min(S::kBlocks, run.end - block);
+      ptx::mbarrier_wait(filled + stage, parity);
+      const auto multiply = [&](int i) {
+        const BlockInputs b = load_inputs(inputs, block + i - first_block, m, lane);
+        multiply_block<kFormat>(w, from, i, block + i, first_group, b, lane, sums);
+      };
+      if (count == S::kBlocks) {
+#pragma unroll
+        for (int i = 0; i < S::kBlocks; ++i) multiply(i);
+      } else {
+        for (int i = 0; i < count; ++i) multiply(i);
+      }
+      __syncwarp();
+      if (lane == 0) producer.issue();
+      if (++stage == S::kStages) {
+        stage = 0;
+        parity ^= 1U;
+      }
+    }
+  }
+};
 
 template <Format kFormat, int kMatrices>
 __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_constant__ DecodeArgs args) {
-  constexpr int kParts = kWarps / kMatrices;
+  constexpr int kStages = Stage<kFormat>::kStages;
   extern __shared__ __align__(128) std::byte memory[];
   auto& shared = *reinterpret_cast<SharedMemory<kFormat>*>(memory);
   auto* inputs = reinterpret_cast<uint4*>(memory + sizeof(SharedMemory<kFormat>));
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const PackedWeight& w = args.w[warp / kParts];
-  const std::int64_t units = static_cast<std::int64_t>(args.slices) * w.num_tiles;
-  const auto first_unit = static_cast<int>(units * blockIdx.x / gridDim.x);
-  const auto last_unit = static_cast<int>(units * (blockIdx.x + 1) / gridDim.x);
-
+  const int team_warps = args.warps_k * kMatrices;
+  const int teams = kConsumers / team_warps;
+  const int team = warp / team_warps;
+  if (threadIdx.x < static_cast<unsigned>(teams) * 2) {
+    ptx::mbarrier_init(&shared.ready[threadIdx.x / 2][threadIdx.x % 2], static_cast<unsigned>(team_warps));
+    ptx::mbarrier_init(&shared.taken[threadIdx.x / 2][threadIdx.x % 2], 1);
+  }
+  // Weights are constant: only after the first requests is what earlier kernels wrote looked at.
+  const TeamWork work = team_work(args, team, teams);
+  const PackedWeight& w = args.w[warp / args.warps_k % kMatrices];
+  const Run run =
+      part_of(work.blocks.begin, work.blocks.end - work.blocks.begin, warp % args.warps_k, args.warps_k);
   std::byte* ring = shared.ring + warp * kStages * Stage<kFormat>::kBytes;
-  if (lane == 0) {
+  Producer<kFormat> producer(w, ring, shared.filled[warp % kConsumers], run, work.tiles);
+  if (warp < kConsumers && lane == 0) {
     for (int i = 0; i < kStages; ++i) ptx::mbarrier_init(&shared.filled[warp][i], 1);
     ptx::mbarrier_init_fence();
+    for (int i = 0; i < kStages; ++i) producer.issue();
   }
-  __syncwarp();
-  Producer<kFormat> producer(args, w, ring, shared.filled[warp], warp % kParts, kParts, first_unit,
-                             last_unit);
-  for (int i = 0; i < kStages; ++i) producer.issue(lane);
-  // Weights are constant: only from here on is what earlier kernels wrote looked at.
   ptx::wait_for_earlier_kernels();
   ptx::let_next_kernel_start();
+  round_inputs(args, work.slice, reinterpret_cast<std::uint32_t*>(inputs));
+  __syncthreads();
 
-  int stage = 0;
-  std::uint32_t parity = 0;
-  int slice = -1;
-  for (int unit = first_unit; unit < last_unit; ++unit) {
-    if (unit / w.num_tiles != slice) {
-      if (slice >= 0) __syncthreads();
-      slice = unit / w.num_tiles;
-      round_inputs(args, slice, reinterpret_cast<std::uint32_t*>(inputs));
-      __syncthreads();
+  if (warp >= kConsumers) {
+    const int finisher = warp - kConsumers;
+    if (teams >= kFinishers) {
+      for (int of = finisher; of < teams; of += kFinishers) {
+        finish_tiles<kFormat, kMatrices>(args, shared, of, teams, 0, 1, lane);
+      }
+    } else {
+      finish_tiles<kFormat, kMatrices>(args, shared, finisher % teams, teams, finisher / teams,
+                                       kFinishers / teams, lane);
     }
+    return;
+  }
+  Consumer<kFormat> consumer{.ring = ring,
+                             .filled = shared.filled[warp],
+                             .inputs = inputs,
+                             .first_block = work.blocks.begin,
+                             .m = args.m};
+  for (int i = 0; work.tiles.begin + i < work.tiles.end; ++i) {
     float sums[2][4] = {};
-    Run run = warp_run(args, slice, warp % kParts, kParts);
-    while (run.begin < run.end) {
-      const int count = min(Stage<kFormat>::kBlocks, run.end - run.begin);
-      const std::byte* from = ring + stage * Stage<kFormat>::kBytes;
-      const int first_group = has_wide_scales(kFormat) ? scale_group(w, run.begin * 2) : 0;
-      ptx::mbarrier_wait(&shared.filled[warp][stage], parity);
+    consumer.multiply_tile(w, run, producer, lane, sums);
+    if (i >= 2) ptx::mbarrier_wait(&shared.taken[team][i % 2], static_cast<std::uint32_t>((i / 2 - 1) % 2));
 #pragma unroll
-      for (int i = 0; i < Stage<kFormat>::kBlocks; ++i) {
-        if (i >= count) break;
-        const int block = run.begin + i;
-        const BlockInputs b = load_inputs(inputs, block - slice * args.slice_blocks, args.m, lane);
-        multiply_block<kFormat>(w, from, i, block, first_group, b, lane, sums);
-      }
-      __syncwarp();
-      producer.issue(lane);
-      run.begin += count;
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1U;
-      }
-    }
-    auto& found = shared.sums[(unit - first_unit) % 2];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) found[warp][j * 32 + lane] = sums[0][j] + sums[1][j];
-    __syncthreads();
-    if (warp == (unit - first_unit) % kWarps) finish_unit<kMatrices>(args, unit, lane, found);
+    for (int j = 0; j < 4; ++j) shared.sums[i % 2][warp][j * 32 + lane] = sums[0][j] + sums[1][j];
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.ready[team][i % 2]);
   }
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// How k is sliced: as few blocks of k as possible for the busiest SM.
-struct Slicing {
-  int slices;
-  int slice_blocks;
+// How the work is cut: the fewest blocks of k for the busiest warp.
+struct Cut {
+  int slices = 0;
+  int slice_blocks = 0;
+  int warps_k = 0;
 };
 
-Slicing choose_slicing(const PackedWeight& w, int m, int num_sms) {
-  const int input_blocks = kMaxInputBytes / (128 * m);
-  constexpr int kUnitCost = 2;  // of adding up and passing on, in blocks of k
-  Slicing best{.slices = 0, .slice_blocks = 0};
-  std::int64_t best_cost = 0;
-  for (int slices = 1; slices <= std::max(kMaxSlices, ceil_div(w.num_blocks, input_blocks)); ++slices) {
+Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int num_sms) {
+  // Of handing on a tile, of passing on a slice's sums, and of a second kernel-wide round, in blocks of k.
+  constexpr double kTileCost = 0.5;
+  constexpr double kSliceCost = 4.0;
+  Cut best;
+  double best_cost = 0.0;
+  const int max_slices = std::max(kMaxSlices, ceil_div(w.num_blocks, input_blocks));
+  for (int slices = 1; slices <= std::min(max_slices, num_sms); ++slices) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
     if (slice_blocks > input_blocks || ceil_div(w.num_blocks, slice_blocks) != slices) continue;
-    if (slices > 1 && w.num_tiles > kMaxSlicedTiles && best.slices != 0) break;
-    const std::int64_t units = static_cast<std::int64_t>(w.num_tiles) * slices;
-    const std::int64_t rounds = (units + num_sms - 1) / num_sms;
-    const std::int64_t cost = rounds * (slice_blocks + (slices > 1 ? 2 * kUnitCost : kUnitCost));
-    if (best.slices == 0 || cost < best_cost) {
-      best = {.slices = slices, .slice_blocks = slice_blocks};
-      best_cost = cost;
+    if (slices > 1 && w.num_tiles > kMaxSlicedTiles) break;
+    for (int warps_k = 2; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
+      const int teams = num_sms / slices * (kConsumers / (warps_k * num_matrices));
+      const double blocks_of_warp = ceil_div(slice_blocks, warps_k);
+      const double cost =
+          ceil_div(w.num_tiles, teams) * (blocks_of_warp + kTileCost) + (slices > 1 ? kSliceCost : 0.0);
+      if (best.slices == 0 || cost < best_cost) {
+        best = {.slices = slices, .slice_blocks = slice_blocks, .warps_k = warps_k};
+        best_cost = cost;
+      }
     }
   }
   return best;
 }
 
+Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
+  Cut cut;
+  dispatch_format(w.format, [&](auto format) {
+    cut = choose_cut(w, num_matrices, max_input_blocks<decltype(format)::value>(m), num_sms);
+  });
+  return cut;
+}
+
 template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Launch& launch) {
-  const int units = args.slices * args.w[0].num_tiles;
-  const std::size_t shared_bytes =
-      sizeof(SharedMemory<kFormat>) + static_cast<std::size_t>(args.slice_blocks) * 128 * args.m;
+  constexpr int kFixedBytes = sizeof(SharedMemory<kFormat>);
   auto* kernel = decode_kernel<kFormat, kMatrices>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       static_cast<int>(sizeof(SharedMemory<kFormat>)) + kMaxInputBytes);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
+  const int teams = kConsumers / (args.warps_k * kMatrices);
+  const int blocks_of_slice = std::min(launch.num_sms / args.slices, ceil_div(args.w[0].num_tiles, teams));
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(std::min(units, launch.num_sms)));
+  config.gridDim = dim3(static_cast<unsigned>(args.slices * blocks_of_slice));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
+  config.dynamicSmemBytes = static_cast<std::size_t>(kFixedBytes + args.slice_blocks * 128 * args.m);
   config.stream = launch.stream;
   config.attrs = &early;
   config.numAttrs = 1;
@@ -435,19 +519,19 @@ void launch_kernel(const DecodeArgs& args, const Launch& launch) {
 }  // namespace
 
 bool can_decode(const PackedWeight& w, int m, int num_sms) {
-  if (m < 1 || m > kMaxDecodeTokens || w.num_groups != 1) return false;
-  return choose_slicing(w, m, num_sms).slices == 1 || w.num_tiles <= kMaxSlicedTiles;
+  return m >= 1 && m <= kMaxDecodeTokens && w.num_groups == 1 && cut_of(w, 1, m, num_sms).slices != 0 &&
+         cut_of(w, 2, m, num_sms).slices != 0;
 }
 
 std::size_t decode_scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms) {
-  const int slices = choose_slicing(w, m, num_sms).slices;
+  const int slices = cut_of(w, num_matrices, m, num_sms).slices;
   if (slices <= 1) return 0;
   return static_cast<std::size_t>(slices) * static_cast<std::size_t>(w.num_tiles) *
          static_cast<std::size_t>(num_matrices) * kSumsOfWarp * sizeof(float);
 }
 
 void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch) {
-  const Slicing slicing = choose_slicing(p.w, p.m, launch.num_sms);
+  const Cut cut = cut_of(p.w, up != nullptr ? 2 : 1, p.m, launch.num_sms);
   const DecodeArgs args{.w = {p.w, up != nullptr ? *up : p.w},
                         .x = p.x,
                         .x_stride = p.x_stride,
@@ -455,8 +539,9 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
                         .y_stride = p.y_stride,
                         .partials = reinterpret_cast<float*>(launch.scratch),
                         .m = p.m,
-                        .slices = slicing.slices,
-                        .slice_blocks = slicing.slice_blocks,
+                        .slices = cut.slices,
+                        .slice_blocks = cut.slice_blocks,
+                        .warps_k = cut.warps_k,
                         .accumulate = p.accumulate};
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;

@@ -86,6 +86,11 @@ __global__ void __launch_bounds__(kWarps * 32) head_product_kernel(const __grid_
         for (int i = 0; i < kTokenTiles; ++i) {
           const TokenFragment b = load_fragment(h, x[i], permutation, column);
           ptx::mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, b.b0, b.b1);
+          if constexpr (splits_weights(kFormat)) {
+            std::uint32_t rest[4];
+            decode_step(codes, step, operands, rest, true);
+            ptx::mma_bf16(sums[i], rest, b.b0, b.b1);
+          }
         }
       }
       if constexpr (has_wide_scales(kFormat)) {
@@ -171,12 +176,15 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
       for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
         float unused[2];
         const RowOperands operands = load_operands<kFormat>(p.w, scales, block, step, lane, unused);
-        std::uint32_t a[4];
-        decode_step(codes, step, operands, a);
-        const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
-                                         ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
 #pragma unroll
-        for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+        for (int part = 0; part < (splits_weights(kFormat) ? 2 : 1); ++part) {
+          std::uint32_t a[4];
+          decode_step(codes, step, operands, a, part == 1);
+          const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
+                                           ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
+#pragma unroll
+          for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+        }
       }
     }
   }

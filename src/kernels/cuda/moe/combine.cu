@@ -69,7 +69,7 @@ constexpr float kE4m3Max = 448.0F;
 
 // One block per row. Rows with a value that is not finite stay as they are, as on the host.
 __global__ void __launch_bounds__(kThreads) quantize_hidden_kernel(const __grid_constant__ MoeParams p,
-                                                                   HiddenFormat format) {
+                                                                   Hidden format) {
   const std::int64_t width = p.h_row;
   const int k = p.down.k;
   const float* in = p.h_f32 + blockIdx.x * width;
@@ -94,12 +94,12 @@ __global__ void __launch_bounds__(kThreads) quantize_hidden_kernel(const __grid_
     }
     group_top = warp_max(group_top);
     const float scale =
-        format == HiddenFormat::fp8 ? fmaxf(group_top, kFloor) / kE4m3Max : fmaxf(top, kFloor) / 127.0F;
+        format == Hidden::fp8 ? fmaxf(group_top, kFloor) / kE4m3Max : fmaxf(top, kFloor) / 127.0F;
     for (int j = 0; j < kFp8Group / kWarp; ++j) {
       const int i = begin + j * kWarp + lane;
       float value = values[j];
-      if (!plain && format == HiddenFormat::fp8) value = round_e4m3(value / scale) * scale;
-      if (!plain && format == HiddenFormat::int8) {
+      if (!plain && format == Hidden::fp8) value = round_e4m3(value / scale) * scale;
+      if (!plain && format == Hidden::int8) {
         value = fminf(fmaxf(rintf(value / scale), -128.0F), 127.0F) * scale;
       }
       if (i < width) out[fragment_position(i)] = __bfloat16_as_ushort(__float2bfloat16_rn(value));
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads) quantize_hidden_kernel(const __grid_
 
 }  // namespace
 
-void launch_quantize_hidden(const MoeParams& p, HiddenFormat format, std::int64_t rows, cudaStream_t stream) {
+void launch_quantize_hidden(const MoeParams& p, Hidden format, std::int64_t rows, cudaStream_t stream) {
   quantize_hidden_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(p, format);
 }
 

@@ -7,10 +7,8 @@
 
 namespace nibble::kernels::cuda::moe {
 
-enum class HiddenFormat : std::uint8_t { fp8, int8 };  // quant::ActivationFormat
-
 // h_f32 rows, quantised and dequantised as bf16 into h.
-void launch_quantize_hidden(const MoeParams& p, HiddenFormat format, std::int64_t rows, cudaStream_t stream);
+void launch_quantize_hidden(const MoeParams& p, Hidden format, std::int64_t rows, cudaStream_t stream);
 
 // y += the token's partial outputs in ascending expert order.
 void launch_combine(const MoeParams& p, cudaStream_t stream);

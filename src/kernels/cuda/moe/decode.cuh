@@ -2,10 +2,10 @@
 //
 // The weights are the M side of mma.m16n8k16 and the tokens its N side. A block owns a contiguous range of
 // units (tile of tokens, pair of row tiles): gate and up rows of one index in the first product, two
-// neighbouring row tiles of down in the second. Its compute warps split k; each streams its own slice of
-// both row tiles through a private ring filled by the copy engine, so that a warp waits for nobody and the
-// ring runs ahead across units. One more warp adds the slices in a fixed order, applies SiLU or the routing
-// weight, and writes. A value depends on its own token and expert alone.
+// neighbouring row tiles of down in the second. One warp streams the units' weights through a ring with the
+// copy engine, running ahead across units; compute warps take the k64 blocks of a stage in turn; one more
+// warp adds their sums in a fixed order, applies SiLU or the routing weight, and writes. A value depends on
+// its own token and expert alone.
 #pragma once
 
 #include <algorithm>
@@ -20,14 +20,18 @@
 namespace nibble::kernels::cuda::moe {
 
 inline constexpr int kMaxDepth = 8;
-inline constexpr int kMaxComputeWarps = 15;
+#ifndef MOE_WARPS
+#define MOE_WARPS 8
+#endif
 inline constexpr int kTokenPadBytes = 16;   // keeps the rows of a fragment apart in the banks
 inline constexpr int kSharedLimit = 232448;  // of a block on sm_90
 
-// A ring stage: some k64 blocks of both row tiles, codes, then narrow scales.
+// Compute warps, and k64 blocks of both row tiles in a ring stage: codes, then narrow scales.
 template <Format F>
 struct Stage {
-  static constexpr int kBlocks = format_bits(F) == 4 ? 2 : 1;
+  static constexpr int kBlocks = format_bits(F) <= 8 ? 16 : 8;
+  static constexpr int kWarps = format_bits(F) <= 4 ? MOE_WARPS : 8;
+  static constexpr int kBlocksPerWarp = kBlocks / kWarps;
   static constexpr int kHalfCodes = kBlocks * block_bytes(F);
   static constexpr int kHalfScales = kBlocks * scale_block_bytes(F);
   static constexpr int kBytes = 2 * (kHalfCodes + kHalfScales);
@@ -35,33 +39,34 @@ struct Stage {
 
 // Offsets into shared memory.
 struct DecodeSmem {
-  int depth;        // ring stages of a warp
-  int tile_tokens;  // at most kDecodeTileTokens
-  int token_row;    // bytes of one token's slice
+  int depth;          // ring stages
+  int tile_tokens;    // at most kDecodeTileTokens
+  int token_row;      // bytes of one token's share of a warp
   int second_tokens;  // from the tokens as gate wants them to those as up does; 0 = the same
-  int warp_tokens;  // bytes of all of a warp's tokens
+  int warp_tokens;    // bytes of all of a warp's tokens
   int bars;
   int sums;
   int tokens;
-  int rings;
+  int ring;
   int bytes;
 };
 
 template <Format F>
-DecodeSmem decode_smem(int num_blocks, int warps, int tile_tokens, bool two_orders, int work_words) {
+DecodeSmem decode_smem(int num_blocks, int tile_tokens, bool two_orders, int work_words) {
+  using S = Stage<F>;
   DecodeSmem s{};
   const auto round = [](int v, int to) { return (v + to - 1) / to * to; };
-  const int slice = (num_blocks + warps - 1) / warps;
+  const int stages = (num_blocks + S::kBlocks - 1) / S::kBlocks;
   s.tile_tokens = tile_tokens;
-  s.token_row = slice * kTokenBlockBytes + kTokenPadBytes;
+  s.token_row = stages * S::kBlocksPerWarp * kTokenBlockBytes + kTokenPadBytes;
   s.second_tokens = two_orders ? tile_tokens * s.token_row : 0;
   s.warp_tokens = (two_orders ? 2 : 1) * tile_tokens * s.token_row;
   s.bars = round(static_cast<int>(sizeof(BlockRoute)), 16);
-  s.sums = round(s.bars + (warps * kMaxDepth + 4) * 8, 128);
-  s.tokens = s.sums + 2 * warps * 2 * kWarp * static_cast<int>(sizeof(float4));
-  s.rings = round(s.tokens + warps * s.warp_tokens, 128);
-  s.depth = std::min(kMaxDepth, (kSharedLimit - s.rings) / (warps * Stage<F>::kBytes));
-  s.bytes = s.rings + std::max(s.depth * warps * Stage<F>::kBytes, work_words * 4);
+  s.sums = round(s.bars + (2 * kMaxDepth + 4) * 8, 128);
+  s.tokens = s.sums + 2 * S::kWarps * 2 * kWarp * static_cast<int>(sizeof(float4));
+  s.ring = round(s.tokens + S::kWarps * s.warp_tokens, 128);
+  s.depth = std::min(kMaxDepth, (kSharedLimit - s.ring) / S::kBytes);
+  s.bytes = s.ring + std::max(s.depth * S::kBytes, work_words * 4);
   return s;
 }
 
@@ -70,14 +75,23 @@ struct Cursor {
   int unit;
   int tile;
   int pair;
-  int chunk;
-  __device__ __forceinline__ void advance(int chunks, int pairs) {
-    if (++chunk < chunks) return;
-    chunk = 0;
+  __device__ __forceinline__ void advance(int pairs) {
     ++unit;
     if (++pair == pairs) {
       pair = 0;
       ++tile;
+    }
+  }
+};
+
+// Where a warp is in the ring.
+struct RingCursor {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int depth) {
+    if (++stage == depth) {
+      stage = 0;
+      parity ^= 1;
     }
   }
 };
@@ -87,11 +101,12 @@ struct DecodeContext {
   const Tile* tiles;
   const std::int32_t* sorted;
   const PackedWeight* weights[2];  // of the two row tiles of a pair
+  int num_blocks;
   int pairs;
   int unit_begin;
   int unit_end;
   __device__ __forceinline__ Cursor start() const {
-    return {unit_begin, unit_begin / pairs, unit_begin % pairs, 0};
+    return {unit_begin, unit_begin / pairs, unit_begin % pairs};
   }
 };
 
@@ -154,7 +169,50 @@ __device__ __forceinline__ void multiply_wide(const PackedWeight& w, const std::
   }
 }
 
-// One compute warp.
+// The ring in shared memory: stages, and two barriers for each.
+struct Ring {
+  std::byte* data;
+  std::uint32_t bars;
+  int depth;
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t full(int stage) const { return bars + 8 * stage; }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t empty(int stage) const {
+    return bars + 8 * (kMaxDepth + stage);
+  }
+};
+
+// The thread that fills the ring.
+template <Format F, bool kFirst>
+__device__ void produce(const DecodeContext& c, const Ring& ring) {
+  using S = Stage<F>;
+  const std::uint64_t policy = evict_first_policy();
+  RingCursor to;
+  int filled = 0;
+  for (Cursor at = c.start(); at.unit < c.unit_end; at.advance(c.pairs)) {
+    const int expert = c.tiles[at.tile].expert;
+    const int halves = row_tile<kFirst>(at.pair, 1) < c.weights[1]->num_tiles ? 2 : 1;
+    const TileAddress from[2] = {tile_address(*c.weights[0], expert, row_tile<kFirst>(at.pair, 0)),
+                                 tile_address(*c.weights[1], expert, row_tile<kFirst>(at.pair, 1))};
+    for (int block = 0; block < c.num_blocks; block += S::kBlocks) {
+      const int count = min(S::kBlocks, c.num_blocks - block);
+      if (filled >= ring.depth) mbarrier_wait(ring.empty(to.stage), to.parity ^ 1);
+      const std::uint32_t bar = ring.full(to.stage);
+      const std::uint32_t out = shared_address(ring.data) + to.stage * S::kBytes;
+      mbarrier_expect(bar, halves * count * (block_bytes(F) + scale_block_bytes(F)));
+      for (int half = 0; half < halves; ++half) {
+        bulk_load(out + half * S::kHalfCodes, from[half].codes + block * block_bytes(F), count * block_bytes(F),
+                  bar, policy);
+        if constexpr (has_narrow_scales(F)) {
+          bulk_load(out + 2 * S::kHalfCodes + half * S::kHalfScales,
+                    from[half].scales + block * scale_block_bytes(F), count * scale_block_bytes(F), bar, policy);
+        }
+      }
+      ++filled;
+      to.advance(ring.depth);
+    }
+  }
+}
+
+// One compute warp: blocks warp + i * kWarps of every stage.
 template <Format F, bool kFirst>
 struct ComputeWarp {
   using S = Stage<F>;
@@ -164,54 +222,20 @@ struct ComputeWarp {
   const MoeParams& p;
   const DecodeSmem& s;
   const DecodeContext& c;
+  Ring ring;
+  int warp;
   int lane;
-  int block_begin;  // this warp's slice of k
-  int blocks;
-  int chunks;          // stages of one unit
-  std::uint32_t bars;  // of the ring
-  std::byte* ring;
   std::byte* tokens;
-  std::uint64_t policy;
-  Cursor fetch;
-  int fetched = 0;
-  int consumed = 0;
-
-  __device__ void start_fetching() {
-    if (chunks == 0) return;
-    for (int i = 0; i < s.depth; ++i) fetch_next();
-  }
-
-  __device__ __forceinline__ void fetch_next() {
-    if (fetch.unit >= c.unit_end) return;
-    if (lane == 0) {
-      const int stage = fetched % s.depth;
-      const int block = block_begin + fetch.chunk * S::kBlocks;
-      const int count = min(S::kBlocks, blocks - fetch.chunk * S::kBlocks);
-      const int expert = c.tiles[fetch.tile].expert;
-      const bool both = row_tile<kFirst>(fetch.pair, 1) < c.weights[1]->num_tiles;
-      mbarrier_expect(bars + 8 * stage,
-                      (both ? 2 : 1) * count * (block_bytes(F) + scale_block_bytes(F)));
-      fetch_half(expert, 0, block, count, stage);
-      if (both) fetch_half(expert, 1, block, count, stage);
-    }
-    ++fetched;
-    fetch.advance(chunks, c.pairs);
-  }
-
-  __device__ __forceinline__ void fetch_half(int expert, int half, int block, int count, int stage) {
-    const TileAddress from = tile_address(*c.weights[half], expert, row_tile<kFirst>(fetch.pair, half));
-    const std::uint32_t to = shared_address(ring) + stage * S::kBytes;
-    bulk_load(to + half * S::kHalfCodes, from.codes + block * block_bytes(F), count * block_bytes(F),
-              bars + 8 * stage, policy);
-    if constexpr (has_narrow_scales(F)) {
-      bulk_load(to + 2 * S::kHalfCodes + half * S::kHalfScales, from.scales + block * scale_block_bytes(F),
-                count * scale_block_bytes(F), bars + 8 * stage, policy);
-    }
-  }
+  RingCursor from = {};
 
   __device__ void stage_tokens(const Tile& tile, bool x_pairs) {
     __syncwarp();
-    TokenSlice slice{block_begin, blocks, tokens, s.token_row, lane};
+    TokenSlice slice{.block_begin = warp,
+                     .block_step = S::kWarps,
+                     .blocks = (c.num_blocks - warp + S::kWarps - 1) / S::kWarps,
+                     .out = tokens,
+                     .token_row = s.token_row,
+                     .lane = lane};
     const std::int32_t* permutation = permutation_of(*c.weights[0], tile.expert);
     if (!kFirst) {
       stage_h(p, tile, permutation, slice);
@@ -227,19 +251,18 @@ struct ComputeWarp {
     __syncwarp();
   }
 
-  // Block b of the stage, block `at` of this warp's slice.
-  __device__ __forceinline__ void multiply(const std::byte* stage, int b, int at, const std::byte* const (&scales)[2],
-                                           const std::byte* mine, float (&acc)[2][4]) {
+  // Block b of the stage, block `block` of the row tile; its tokens at `mine`.
+  __device__ __forceinline__ void multiply(const std::byte* stage, int b, int block,
+                                           const std::byte* const (&scales)[2], const std::byte* mine,
+                                           float (&acc)[2][4]) {
     Operand x;
-    x.load(mine + at * kTokenBlockBytes);
+    x.load(mine);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (kTwoOrders && half == 1 && s.second_tokens != 0) {
-        x.load(mine + s.second_tokens + at * kTokenBlockBytes);
-      }
+      if (kTwoOrders && half == 1 && s.second_tokens != 0) x.load(mine + s.second_tokens);
       const std::byte* codes = stage + half * S::kHalfCodes + b * block_bytes(F);
       if constexpr (has_wide_scales(F)) {
-        multiply_wide<F>(*c.weights[half], scales[half], block_begin + at, codes, x, lane, acc[half]);
+        multiply_wide<F>(*c.weights[half], scales[half], block, codes, x, lane, acc[half]);
       } else {
         multiply_block<F>(codes, stage + 2 * S::kHalfCodes + half * S::kHalfScales + b * scale_block_bytes(F),
                           x, lane, acc[half]);
@@ -257,19 +280,23 @@ struct ComputeWarp {
         scales[half] = tile_address(*c.weights[half], c.tiles[at.tile].expert, tile).scales;
       }
     }
-    for (int chunk = 0; chunk < chunks; ++chunk, ++consumed) {
-      const int stage = consumed % s.depth;
-      mbarrier_wait(bars + 8 * stage, consumed / s.depth & 1);
-      const std::byte* data = ring + stage * S::kBytes;
-      const int done = chunk * S::kBlocks;
-      if (done + S::kBlocks <= blocks) {
+    for (int block = warp; block - warp < c.num_blocks; block += S::kBlocks) {
+      mbarrier_wait(ring.full(from.stage), from.parity);
+      const std::byte* data = ring.data + from.stage * S::kBytes;
+      if (block + (S::kBlocksPerWarp - 1) * S::kWarps < c.num_blocks) {
 #pragma unroll
-        for (int b = 0; b < S::kBlocks; ++b) multiply(data, b, done + b, scales, mine, acc);
+        for (int i = 0; i < S::kBlocksPerWarp; ++i) {
+          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes, acc);
+        }
       } else {
-        for (int b = 0; done + b < blocks; ++b) multiply(data, b, done + b, scales, mine, acc);
+        for (int i = 0; block + i * S::kWarps < c.num_blocks; ++i) {
+          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes, acc);
+        }
       }
+      mine += S::kBlocksPerWarp * kTokenBlockBytes;
       __syncwarp();
-      fetch_next();
+      if (lane == 0) mbarrier_arrive(ring.empty(from.stage));
+      from.advance(ring.depth);
     }
   }
 };
@@ -289,11 +316,11 @@ struct SumBuffers {
 };
 
 template <Format F, bool kFirst>
-__device__ void compute(ComputeWarp<F, kFirst>& w, const SumBuffers& sums, int warp, bool x_pairs) {
+__device__ void compute(ComputeWarp<F, kFirst>& w, const SumBuffers& sums, bool x_pairs) {
   int staged = -1;
   int row = 0;
   int pass = 0;
-  for (Cursor at = w.c.start(); at.unit < w.c.unit_end; at.advance(1, w.c.pairs), ++pass) {
+  for (Cursor at = w.c.start(); at.unit < w.c.unit_end; at.advance(w.c.pairs), ++pass) {
     if (at.tile != staged) {
       staged = at.tile;
       const Tile tile = w.c.tiles[at.tile];
@@ -306,7 +333,7 @@ __device__ void compute(ComputeWarp<F, kFirst>& w, const SumBuffers& sums, int w
     if (pass >= 2) mbarrier_wait(sums.empty(pass), (pass / 2 - 1) & 1);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *sums.of(pass, warp, half, w.lane) = make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]);
+      *sums.of(pass, w.warp, half, w.lane) = make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]);
     }
     __syncwarp();
     if (w.lane == 0) mbarrier_arrive(sums.full(pass));
@@ -394,7 +421,7 @@ __device__ void finish(const MoeParams& p, const DecodeContext& c, const SumBuff
   Columns columns{.tile = {}, .first = lane % 4 * 2, .slots = {}, .weights = {}};
   int loaded = -1;
   int pass = 0;
-  for (Cursor at = c.start(); at.unit < c.unit_end; at.advance(1, c.pairs), ++pass) {
+  for (Cursor at = c.start(); at.unit < c.unit_end; at.advance(c.pairs), ++pass) {
     if (at.tile != loaded) columns.load(p, c, at.tile);
     loaded = at.tile;
     float factors[2][2];
@@ -419,8 +446,11 @@ __device__ void finish(const MoeParams& p, const DecodeContext& c, const SumBuff
 }
 
 __device__ inline void init_barriers(std::uint32_t bars, int warps) {
-  const std::uint32_t sum_bars = bars + warps * kMaxDepth * 8;
-  for (int i = 0; i < warps * kMaxDepth; ++i) mbarrier_init(bars + 8 * i, 1);
+  for (int i = 0; i < kMaxDepth; ++i) {
+    mbarrier_init(bars + 8 * i, 1);
+    mbarrier_init(bars + 8 * (kMaxDepth + i), warps);
+  }
+  const std::uint32_t sum_bars = bars + 2 * kMaxDepth * 8;
   for (int i = 0; i < 2; ++i) {
     mbarrier_init(sum_bars + 8 * i, warps);
     mbarrier_init(sum_bars + 16 + 8 * i, 1);
@@ -435,7 +465,7 @@ __device__ DecodeContext make_context(const MoeParams& p, const DecodeSmem& s, s
   int num_tiles = 0;
   if (p.route.tiles == nullptr) {
     auto& route = *reinterpret_cast<BlockRoute*>(shared);
-    sort_in_block(route, reinterpret_cast<std::int32_t*>(shared + s.rings), p.ids, p.m * p.topk, p.num_experts,
+    sort_in_block(route, reinterpret_cast<std::int32_t*>(shared + s.ring), p.ids, p.m * p.topk, p.num_experts,
                   s.tile_tokens);
     c.tiles = route.tiles;
     c.sorted = route.sorted;
@@ -447,6 +477,7 @@ __device__ DecodeContext make_context(const MoeParams& p, const DecodeSmem& s, s
   }
   c.weights[0] = kFirst ? &p.gate : &p.down;
   c.weights[1] = kFirst ? &p.up : &p.down;
+  c.num_blocks = c.weights[0]->num_blocks;
   c.pairs = kFirst ? p.gate.num_tiles : (p.down.num_tiles + 1) / 2;
   const std::int64_t units = std::int64_t{num_tiles} * c.pairs;
   c.unit_begin = static_cast<int>(units * blockIdx.x / gridDim.x);
@@ -454,69 +485,67 @@ __device__ DecodeContext make_context(const MoeParams& p, const DecodeSmem& s, s
   return c;
 }
 
+// The compute warps, the finishing and the filling one.
+template <Format F>
+inline constexpr int kDecodeThreads = (Stage<F>::kWarps + 2) * kWarp;
+
 template <Format F, bool kFirst>
-__global__ void __launch_bounds__((kMaxComputeWarps + 1) * kWarp, 1)
+__global__ void __launch_bounds__(kDecodeThreads<F>, 1)
     decode_kernel(const __grid_constant__ MoeParams p, const __grid_constant__ DecodeSmem s, bool x_pairs) {
+  constexpr int kWarps = Stage<F>::kWarps;
   extern __shared__ __align__(128) std::byte shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp - 1;
   const std::uint32_t bars = shared_address(shared + s.bars);
-  if (threadIdx.x == 0) init_barriers(bars, warps);
+  if (threadIdx.x == 0) init_barriers(bars, kWarps);
   if (kFirst) {
     wait_for_previous_kernels();
     let_next_kernel_start();
   }
   const DecodeContext c = make_context<kFirst>(p, s, shared);
-  fence_before_bulk_loads();  // sorting used the rings' memory
+  fence_before_bulk_loads();  // sorting used the ring's memory
   __syncthreads();
-  const SumBuffers sums{reinterpret_cast<float4*>(shared + s.sums), bars + warps * kMaxDepth * 8, warps};
+  const Ring ring{shared + s.ring, bars, s.depth};
+  const SumBuffers sums{reinterpret_cast<float4*>(shared + s.sums), bars + 2 * kMaxDepth * 8, kWarps};
 
   // The second product needs only h of the first: its weights start to flow before that is there.
-  if (warp == warps) {
-    if (!kFirst) wait_for_previous_kernels();
+  if (warp == kWarps + 1) {
+    if (lane == 0) produce<F, kFirst>(c, ring);
+    return;
+  }
+  if (!kFirst) wait_for_previous_kernels();
+  if (warp == kWarps) {
     if (!kFirst) let_next_kernel_start();
     finish<kFirst>(p, c, sums, lane);
     return;
   }
-  const int num_blocks = c.weights[0]->num_blocks;
-  const int begin = num_blocks * warp / warps;
-  const int blocks = num_blocks * (warp + 1) / warps - begin;
   ComputeWarp<F, kFirst> w{.p = p,
                            .s = s,
                            .c = c,
+                           .ring = ring,
+                           .warp = warp,
                            .lane = lane,
-                           .block_begin = begin,
-                           .blocks = blocks,
-                           .chunks = (blocks + Stage<F>::kBlocks - 1) / Stage<F>::kBlocks,
-                           .bars = bars + warp * kMaxDepth * 8,
-                           .ring = shared + s.rings + warp * s.depth * Stage<F>::kBytes,
-                           .tokens = shared + s.tokens + warp * s.warp_tokens,
-                           .policy = evict_first_policy(),
-                           .fetch = c.start()};
-  w.start_fetching();
-  if (!kFirst) wait_for_previous_kernels();
-  compute<F, kFirst>(w, sums, warp, x_pairs);
+                           .tokens = shared + s.tokens + warp * s.warp_tokens};
+  compute<F, kFirst>(w, sums, x_pairs);
 }
 
 // Tokens a tile can have and yet leave room for a ring.
 template <Format F, bool kFirst>
-DecodeSmem plan_smem(const MoeParams& p, int warps, int tile_tokens) {
+DecodeSmem plan_smem(const MoeParams& p, int tile_tokens) {
   constexpr int kWantedDepth = 2;
   const PackedWeight& w = kFirst ? p.gate : p.down;
   const bool two_orders = kFirst && w.permutation_offset != 0;
   const int work = p.route.tiles == nullptr ? sort_work_words(p.m * p.topk, p.num_experts) : 0;
-  DecodeSmem smem = decode_smem<F>(w.num_blocks, warps, tile_tokens, two_orders, work);
+  DecodeSmem smem = decode_smem<F>(w.num_blocks, tile_tokens, two_orders, work);
   while (smem.depth < kWantedDepth && tile_tokens > 1) {
-    smem = decode_smem<F>(w.num_blocks, warps, --tile_tokens, two_orders, work);
+    smem = decode_smem<F>(w.num_blocks, --tile_tokens, two_orders, work);
   }
   return smem;
 }
 
 template <Format F, bool kFirst>
 void launch_decode_product(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
-  const int warps = kFirst ? options.first_warps : options.second_warps;
-  const DecodeSmem smem = plan_smem<F, kFirst>(p, warps, options.tile_tokens);
+  const DecodeSmem smem = plan_smem<F, kFirst>(p, options.tile_tokens);
   const bool x_pairs =
       reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0 && p.gate.k % 2 == 0;
   auto* kernel = decode_kernel<F, kFirst>;
@@ -526,7 +555,7 @@ void launch_decode_product(const MoeParams& p, const DecodeOptions& options, cud
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(options.num_sms));
-  config.blockDim = dim3(static_cast<unsigned>((warps + 1) * kWarp));
+  config.blockDim = dim3(kDecodeThreads<F>);
   config.dynamicSmemBytes = static_cast<std::size_t>(smem.bytes);
   config.stream = stream;
   config.attrs = &overlap;
@@ -536,10 +565,8 @@ void launch_decode_product(const MoeParams& p, const DecodeOptions& options, cud
 
 template <Format F>
 constexpr DecodeProducts decode_products() {
-  return {.first_tile_tokens = [](const MoeParams& p, int warps,
-                                  int wanted) { return plan_smem<F, true>(p, warps, wanted).tile_tokens; },
-          .second_tile_tokens = [](const MoeParams& p, int warps,
-                                   int wanted) { return plan_smem<F, false>(p, warps, wanted).tile_tokens; },
+  return {.first_tile_tokens = [](const MoeParams& p, int wanted) { return plan_smem<F, true>(p, wanted).tile_tokens; },
+          .second_tile_tokens = [](const MoeParams& p, int wanted) { return plan_smem<F, false>(p, wanted).tile_tokens; },
           .first = launch_decode_product<F, true>,
           .second = launch_decode_product<F, false>};
 }

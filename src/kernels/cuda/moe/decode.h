@@ -11,13 +11,11 @@ inline constexpr std::int32_t kDecodeTileTokens = 8;
 
 struct DecodeOptions {
   int num_sms;
-  int first_warps;   // that split k; at most 15
-  int second_warps;
-  int tile_tokens;   // tokens per tile, at most kDecodeTileTokens
-  bool overlap;      // may start before the kernel in front has finished
+  int tile_tokens;  // tokens per tile, at most kDecodeTileTokens
+  bool overlap;     // may start before the kernel in front has finished
 };
 
-// Tokens per tile that both products have shared memory for.
+// The most tokens per tile, up to options.tile_tokens, that both products have shared memory for.
 int decode_tile_tokens(const MoeParams& p, const DecodeOptions& options);
 
 // h = silu(gate x) * (up x) for every sorted slot.

@@ -8,8 +8,8 @@
 namespace nibble::kernels::cuda::moe {
 
 struct DecodeProducts {
-  int (*first_tile_tokens)(const MoeParams& p, int warps, int wanted);
-  int (*second_tile_tokens)(const MoeParams& p, int warps, int wanted);
+  int (*first_tile_tokens)(const MoeParams& p, int wanted);
+  int (*second_tile_tokens)(const MoeParams& p, int wanted);
   void (*first)(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream);
   void (*second)(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream);
 };

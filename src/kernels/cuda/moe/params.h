@@ -7,6 +7,9 @@
 
 namespace nibble::kernels::cuda::moe {
 
+// What hidden values go through before down multiplies them (quant::ActivationFormat).
+enum class Hidden : std::uint8_t { plain, fp8, int8 };
+
 // Some consecutive entries of the sorted list, all of one expert.
 struct Tile {
   std::int32_t expert;

@@ -51,6 +51,14 @@ __device__ Pair block_scan(Pair own, Pair& total) {
   return {before.entries + sum.entries - own.entries, before.tiles + sum.tiles - own.tiles};
 }
 
+// Entries of each of an expert's tiles but the last: even shares, where tiles are whole runs of kRouteAlign.
+__device__ int tile_size(int count, int tile_tokens) {
+  if (tile_tokens % kRouteAlign != 0 || count == 0) return tile_tokens;
+  const int tiles = (count + tile_tokens - 1) / tile_tokens;
+  const int share = (count + tiles - 1) / tiles;
+  return (share + kRouteAlign - 1) / kRouteAlign * kRouteAlign;
+}
+
 // Turns counts[chunk][expert] into positions of the first entry, and writes tiles and gaps.
 __global__ void __launch_bounds__(kScanThreads) scan_kernel(int num_chunks, int num_experts, int tile_tokens,
                                                             Route route, std::int32_t* counts) {
@@ -63,13 +71,14 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(int num_chunks, int 
       for (int c = 0; c < num_chunks; ++c) count += counts[std::int64_t{c} * num_experts + e];
     }
     const int padded = (count + kRouteAlign - 1) / kRouteAlign * kRouteAlign;
+    const int size = tile_size(count, tile_tokens);
     Pair total{};
-    const Pair before = block_scan({padded, (count + tile_tokens - 1) / tile_tokens}, total);
+    const Pair before = block_scan({padded, (count + size - 1) / size}, total);
     if (e < num_experts) {
       int at = done.entries + before.entries;
       int tile = done.tiles + before.tiles;
-      for (int i = 0; i < count; i += tile_tokens) {
-        route.tiles[tile++] = {e, at + i, min(tile_tokens, count - i)};
+      for (int i = 0; i < count; i += size) {
+        route.tiles[tile++] = {e, at + i, min(size, count - i)};
       }
       for (int i = count; i < padded; ++i) route.sorted[at + i] = -1;
 #pragma unroll 8

@@ -19,7 +19,8 @@ __device__ __forceinline__ int fragment_position(int c) {
 
 // Columns of one warp and where they go.
 struct TokenSlice {
-  int block_begin;
+  int block_begin;  // blocks block_begin + i * block_step
+  int block_step;
   int blocks;
   std::byte* out;
   int token_row;  // bytes between tokens
@@ -27,7 +28,7 @@ struct TokenSlice {
 
   // Chunk i of a token: its first column and its place. The chunk's words hold columns begin + 8 w and one more.
   [[nodiscard]] __device__ __forceinline__ int column(int i) const {
-    return (block_begin + i / kChunksPerBlock) * kBlockK + i % 2 * 32 + i / 2 % 4 * 2;
+    return (block_begin + i / kChunksPerBlock * block_step) * kBlockK + i % 2 * 32 + i / 2 % 4 * 2;
   }
   __device__ __forceinline__ void store(int token, int i, const std::uint32_t (&words)[4]) const {
     std::byte* to = out + token * token_row + i / kChunksPerBlock * kTokenBlockBytes + i / 2 % 4 * 32 + i % 2 * 16;
@@ -74,7 +75,8 @@ __device__ inline void stage_h(const MoeParams& p, const Tile& tile, const std::
     const int chunk = i % chunks;
     const std::uint16_t* row = p.h + (tile.begin + token) * p.h_row;
     if (permutation == nullptr) {
-      const auto* from = reinterpret_cast<const uint4*>(row + slice.block_begin * kBlockK) + chunk;
+      const int block = slice.block_begin + chunk / kChunksPerBlock * slice.block_step;
+      const auto* from = reinterpret_cast<const uint4*>(row + block * kBlockK) + chunk % kChunksPerBlock;
       *reinterpret_cast<uint4*>(slice.out + token * slice.token_row + chunk * 16) = __ldcg(from);
       continue;
     }

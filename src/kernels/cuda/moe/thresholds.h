@@ -1,28 +1,27 @@
-// Which kernel multiplies a batch: measured on one H100, kept as data.
+// Which kernel multiplies a batch, as data: measured on one H100.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 
-#include "kernels/cuda/packed_weight.h"
+#include "kernels/cuda/moe/params.h"
 
 namespace nibble::kernels::cuda::moe {
 
 enum class MoeKernel : std::uint8_t {
-  decode,   // mma.sync, 8 tokens per tile, weights streamed by warps (decode.cuh)
-  prefill,  // wgmma, up to 128 tokens per tile (prefill.cuh)
+  decode,   // mma.sync, up to 8 tokens per tile (decode.cuh); every format
+  prefill,  // wgmma, up to 128 tokens per tile (prefill.cuh); 4-bit floats
 };
 
-// The kernel from so many (token, slot) pairs per expert on, on average.
-struct Threshold {
+// From so many (token, expert) pairs per expert on, on average, a format's weights go to `kernel`.
+struct MoeThreshold {
+  Format format;
   float pairs_per_expert;
   MoeKernel kernel;
 };
+std::span<const MoeThreshold> moe_thresholds() noexcept;
 
-// Ascending; the last row that is not above the batch's own figure counts.
-std::span<const Threshold> thresholds(Format format) noexcept;
-
-MoeKernel choose_kernel(Format format, std::int64_t num_pairs, std::int64_t num_experts) noexcept;
+// For sizes and formats of p alone, whatever is routed where.
+MoeKernel choose_moe_kernel(const MoeParams& p, Hidden hidden) noexcept;
 
 }  // namespace nibble::kernels::cuda::moe
