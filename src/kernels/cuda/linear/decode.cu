@@ -36,7 +36,8 @@ struct DecodeArgs {
   int m;
   int slices;
   int slice_blocks;
-  int warps_k;  // warps of a team that share a matrix
+  int warps_k;         // warps of a team that share a matrix
+  bool quads_aligned;  // rows of x start at multiples of 16 bytes
   bool accumulate;
 };
 
@@ -238,27 +239,54 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
   }
 }
 
+// Eight inputs of a token, one of b0 or b1 of a step for all t.
+struct InputOctet {
+  float v[8];
+};
+__device__ __forceinline__ InputOctet load_octet(const float* x, const std::int32_t* permutation, int column,
+                                                 int k, bool quads_aligned) {
+  InputOctet octet;
+  if (quads_aligned && permutation == nullptr && column + 8 <= k) {
+    const float4 low = *reinterpret_cast<const float4*>(x + column);
+    const float4 high = *reinterpret_cast<const float4*>(x + column + 4);
+    octet.v[0] = low.x, octet.v[1] = low.y, octet.v[2] = low.z, octet.v[3] = low.w;
+    octet.v[4] = high.x, octet.v[5] = high.y, octet.v[6] = high.z, octet.v[7] = high.w;
+    return octet;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int kk = permutation != nullptr ? permutation[column + i] : column + i;
+    octet.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
+  }
+  return octet;
+}
+
 // Activations of a slice to shared memory, as load_inputs reads them.
 __device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, std::uint32_t* inputs) {
+  constexpr int kAtOnce = 4;  // loads in flight of a thread
   const PackedWeight& w = args.w[0];
   const std::int32_t* permutation = permutation_of(w, 0);
   const int first = slice * args.slice_blocks;
-  const int pairs = min(args.slice_blocks, w.num_blocks - first) * (kBlockK / 2);
-  for (int token = 0; token < args.m; ++token) {
-    const float* x = args.x + token * args.x_stride;
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < pairs; i += kThreads) {
-      float values[2];
+  const int octets = min(args.slice_blocks, w.num_blocks - first) * (kBlockK / 8);
+  const int total = octets * args.m;
+  for (int begin = static_cast<int>(threadIdx.x); begin < total; begin += kAtOnce * kThreads) {
+    InputOctet loaded[kAtOnce];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        int kk = first * kBlockK + 2 * i + j;
-        if (permutation != nullptr) kk = permutation[kk];
-        values[j] = kk >= 0 && kk < w.k ? x[kk] : 0.0F;
-      }
-      // Pair i: block i / 32, step i / 8 % 4, register i / 4 % 2, t = i % 4.
-      const int half = i / 32 * 2 + i / 16 % 2;
-      const int word = i / 8 % 2 * 2 + i / 4 % 2;
-      inputs[((half * args.m + token) * 4 + i % 4) * 4 + word] = round_pair(values[0], values[1]);
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int index = begin + i * kThreads;
+      if (index >= total) break;
+      loaded[i] = load_octet(args.x + index / octets * args.x_stride, permutation,
+                             first * kBlockK + index % octets * 8, w.k, args.quads_aligned);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int index = begin + i * kThreads;
+      if (index >= total) break;
+      // Octet o of a token: block o / 8, step o / 2 % 4, register o % 2.
+      const int octet = index % octets;
+      std::uint32_t* at = inputs + (octet / 4 * args.m + index / octets) * 16 + octet % 4;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) at[t * 4] = round_pair(loaded[i].v[2 * t], loaded[i].v[2 * t + 1]);
     }
   }
 }
@@ -432,9 +460,9 @@ __global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_consta
       for (int of = finisher; of < teams; of += kFinishers) {
         finish_tiles<kFormat, kMatrices>(args, shared, of, teams, 0, 1, lane);
       }
-    } else {
-      finish_tiles<kFormat, kMatrices>(args, shared, finisher % teams, teams, finisher / teams,
-                                       kFinishers / teams, lane);
+    } else if (finisher < 2 * teams) {
+      // Two at most share a team: each then sees every phase of the barriers of one of the two sums.
+      finish_tiles<kFormat, kMatrices>(args, shared, finisher % teams, teams, finisher / teams, 2, lane);
     }
     return;
   }
@@ -532,17 +560,19 @@ std::size_t decode_scratch_bytes(const PackedWeight& w, int num_matrices, int m,
 
 void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   const Cut cut = cut_of(p.w, up != nullptr ? 2 : 1, p.m, launch.num_sms);
-  const DecodeArgs args{.w = {p.w, up != nullptr ? *up : p.w},
-                        .x = p.x,
-                        .x_stride = p.x_stride,
-                        .y = p.y,
-                        .y_stride = p.y_stride,
-                        .partials = reinterpret_cast<float*>(launch.scratch),
-                        .m = p.m,
-                        .slices = cut.slices,
-                        .slice_blocks = cut.slice_blocks,
-                        .warps_k = cut.warps_k,
-                        .accumulate = p.accumulate};
+  const DecodeArgs args{
+      .w = {p.w, up != nullptr ? *up : p.w},
+      .x = p.x,
+      .x_stride = p.x_stride,
+      .y = p.y,
+      .y_stride = p.y_stride,
+      .partials = reinterpret_cast<float*>(launch.scratch),
+      .m = p.m,
+      .slices = cut.slices,
+      .slice_blocks = cut.slice_blocks,
+      .warps_k = cut.warps_k,
+      .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
+      .accumulate = p.accumulate};
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (up != nullptr) {
