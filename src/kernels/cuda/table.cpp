@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/attention/ops.h"
 #include "kernels/cuda/elementwise/ops.h"
-#include "kernels/cuda/linear/ops.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/cuda/moe/ops.h"
 
 namespace nibble::kernels::cuda {
