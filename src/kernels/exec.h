@@ -34,6 +34,13 @@ class Exec {
   // Whether it records: then it pays to make steps equal.
   [[nodiscard]] virtual bool records() const noexcept { return false; }
 
+  // Runs what `first` and `second` launch, which must not depend on each other; a backend may run them at the
+  // same time. What is launched later waits for both.
+  virtual void run_concurrently(const std::function<void()>& first, const std::function<void()>& second) {
+    first();
+    second();
+  }
+
   // Host threads.
   ThreadPool& threads() noexcept { return threads_; }
 

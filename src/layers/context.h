@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "comm/communicator.h"
@@ -87,6 +88,13 @@ struct Context {
   Arena& arena;
   comm::Communicator& comm;
   TraceSink* trace = nullptr;
+
+  // Both, in any order or at the same time: neither may use what the other writes.
+  template <class First, class Second>
+  void run_concurrently(First&& first, Second&& second) {
+    const ArenaHold hold(arena);
+    exec.run_concurrently(std::ref(first), std::ref(second));  // references allocate nothing
+  }
 };
 
 }  // namespace nibble::layers

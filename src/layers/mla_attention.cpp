@@ -50,9 +50,12 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
                   .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
   const Linear& first_query = weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj;
   const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()});
-  project_queries(ctx, input, m, q);
-  rope.forward(ctx, step.q_pe, batch.arrays().positions);
-  write_cache(ctx, rope, step, input, m);
+  const auto prepare_queries = [&] {
+    project_queries(ctx, input, m, q);
+    rope.forward(ctx, step.q_pe, batch.arrays().positions);
+  };
+  const auto prepare_cache = [&] { write_cache(ctx, rope, step, input, m); };
+  ctx.run_concurrently(prepare_queries, prepare_cache);
   attend(ctx, step);
   weights_.o_proj.forward(ctx, make_view(step.o.data, DType::f32, {m, heads * config_.v_head_dim}), y);
 }

@@ -3,8 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <unordered_map>
 
 #include "core/buffer.h"
@@ -26,7 +28,10 @@ class CudaExec final : public Exec {
   void forget_recorded() override;
   [[nodiscard]] bool records() const noexcept override { return true; }
 
-  [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
+  // On two streams, each with scratch of its own. Not nested.
+  void run_concurrently(const std::function<void()>& first, const std::function<void()>& second) override;
+
+  [[nodiscard]] cudaStream_t stream() const noexcept { return lanes_[lane_].stream; }
   [[nodiscard]] int num_sms() const noexcept { return num_sms_; }
 
   // Device memory for the op that is running, aligned to 256 bytes; contents undefined; valid until the
@@ -38,16 +43,23 @@ class CudaExec final : public Exec {
   [[nodiscard]] std::size_t num_graph_nodes() const noexcept { return num_graph_nodes_; }
 
  private:
+  // What ops run on: the first lane always, the second beside it inside run_concurrently.
+  struct Lane {
+    cudaStream_t stream = nullptr;
+    Buffer scratch;
+  };
   struct Recording {
     int num_runs = 0;
     cudaGraphExec_t graph = nullptr;
   };
   void record(Recording& recording, const std::function<void()>& launch);
 
-  cudaStream_t stream_ = nullptr;
+  std::array<Lane, 2> lanes_;
+  std::size_t lane_ = 0;
+  cudaEvent_t fork_ = nullptr;
+  cudaEvent_t join_ = nullptr;
   CudaMemory memory_;
   int num_sms_ = 0;
-  Buffer scratch_;
   bool recording_ = false;
   std::unordered_map<std::uint64_t, Recording> recordings_;
   std::size_t num_graph_nodes_ = 0;
