@@ -19,10 +19,11 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kConsumers = 16;  // warps
-constexpr int kFinishers = 4;
+constexpr int kConsumers = 8;  // warps
+constexpr int kFinishers = 2;
+constexpr int kBlocksOfSm = 2;
 constexpr int kThreads = (kConsumers + kFinishers) * 32;
-constexpr int kMaxTeams = 16;
+constexpr int kMaxTeams = kConsumers;
 constexpr int kSumsOfWarp = kTileRows * kMaxDecodeTokens;
 constexpr int kMaxSlices = 32;
 
@@ -65,7 +66,7 @@ struct SharedMemory {
   std::uint64_t taken[kMaxTeams][2];
   // and the inputs of the slice: [block][half][token][t] of 16 bytes
 };
-constexpr int kMaxSharedBytes = 232448;
+constexpr int kMaxSharedBytes = 233472 / kBlocksOfSm - 1024;
 template <Format kFormat>
 constexpr int max_input_blocks(int m) {
   return (kMaxSharedBytes - static_cast<int>(sizeof(SharedMemory<kFormat>))) / (128 * m);
@@ -423,7 +424,8 @@ struct Consumer {
 };
 
 template <Format kFormat, int kMatrices>
-__global__ void __launch_bounds__(kThreads, 1) decode_kernel(const __grid_constant__ DecodeArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocksOfSm)
+    decode_kernel(const __grid_constant__ DecodeArgs args) {
   constexpr int kStages = Stage<kFormat>::kStages;
   extern __shared__ __align__(128) std::byte memory[];
   auto& shared = *reinterpret_cast<SharedMemory<kFormat>*>(memory);
@@ -489,6 +491,7 @@ struct Cut {
   int slices = 0;
   int slice_blocks = 0;
   int warps_k = 0;
+  int blocks_of_slice = 0;  // of the grid
 };
 
 Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int num_sms) {
@@ -498,18 +501,25 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int nu
   Cut best;
   double best_cost = 0.0;
   const int max_slices = std::max(kMaxSlices, ceil_div(w.num_blocks, input_blocks));
-  for (int slices = 1; slices <= std::min(max_slices, num_sms); ++slices) {
+  for (int slices = 1; slices <= std::min(max_slices, kBlocksOfSm * num_sms); ++slices) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
     if (slice_blocks > input_blocks || ceil_div(w.num_blocks, slice_blocks) != slices) continue;
     if (slices > 1 && w.num_tiles > kMaxSlicedTiles) break;
-    for (int warps_k = 2; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
-      const int teams = num_sms / slices * (kConsumers / (warps_k * num_matrices));
-      const double blocks_of_warp = ceil_div(slice_blocks, warps_k);
-      const double cost =
-          ceil_div(w.num_tiles, teams) * (blocks_of_warp + kTileCost) + (slices > 1 ? kSliceCost : 0.0);
-      if (best.slices == 0 || cost < best_cost) {
-        best = {.slices = slices, .slice_blocks = slice_blocks, .warps_k = warps_k};
-        best_cost = cost;
+    for (int warps_k = 1; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
+      const int teams = kConsumers / (warps_k * num_matrices);
+      for (int of_sm = 1; of_sm <= kBlocksOfSm; ++of_sm) {
+        const int blocks_of_slice = num_sms * of_sm / slices;
+        if (blocks_of_slice == 0) continue;
+        const double work_of_tile = ceil_div(slice_blocks, warps_k) + kTileCost;
+        const double cost = of_sm * ceil_div(w.num_tiles, teams * blocks_of_slice) * work_of_tile +
+                            (slices > 1 ? kSliceCost : 0.0);
+        if (best.slices == 0 || cost < best_cost) {
+          best = {.slices = slices,
+                  .slice_blocks = slice_blocks,
+                  .warps_k = warps_k,
+                  .blocks_of_slice = blocks_of_slice};
+          best_cost = cost;
+        }
       }
     }
   }
@@ -525,7 +535,7 @@ Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
 }
 
 template <Format kFormat, int kMatrices>
-void launch_kernel(const DecodeArgs& args, const Launch& launch) {
+void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
   constexpr int kFixedBytes = sizeof(SharedMemory<kFormat>);
   auto* kernel = decode_kernel<kFormat, kMatrices>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
@@ -533,7 +543,7 @@ void launch_kernel(const DecodeArgs& args, const Launch& launch) {
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   const int teams = kConsumers / (args.warps_k * kMatrices);
-  const int blocks_of_slice = std::min(launch.num_sms / args.slices, ceil_div(args.w[0].num_tiles, teams));
+  const int blocks_of_slice = std::min(cut.blocks_of_slice, ceil_div(args.w[0].num_tiles, teams));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(args.slices * blocks_of_slice));
   config.blockDim = dim3(kThreads);
@@ -576,9 +586,9 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (up != nullptr) {
-      launch_kernel<kFormat, 2>(args, launch);
+      launch_kernel<kFormat, 2>(args, cut, launch);
     } else {
-      launch_kernel<kFormat, 1>(args, launch);
+      launch_kernel<kFormat, 1>(args, cut, launch);
     }
   });
 }

@@ -3,8 +3,8 @@
 // Weights are decoded into the register operand A of wgmma, 64 rows of a warpgroup at a time, and used for
 // all tokens of the tile, the shared-memory operand B. A first kernel rounds the activations to bf16 and lays
 // them out as B is read (64 k of a token are 128 bytes, swizzled), so that a stage of the pipeline takes one
-// bulk copy for its activations and one or two for each row tile's codes and scales. One warp copies, two
-// warpgroups multiply; blocks stay and walk over the tiles.
+// bulk copy for its activations and one or two for each row tile's codes and scales. One warp copies, two or
+// four warpgroups multiply; blocks stay and walk over the tiles.
 //
 // e2m1 formats carry their scales in the operand (exact). Codes with float32 scales are summed per scale
 // group and then added, scaled. Where tiles are fewer than SMs, a cluster of blocks splits k and adds up
@@ -20,12 +20,6 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kConsumerGroups = 2;
-constexpr int kConsumers = kConsumerGroups * 128;
-constexpr int kThreads = kConsumers + 128;  // and a warpgroup of which one warp copies
-// 65536 registers, dealt out by role: the copying warpgroup leaves its own to the others.
-constexpr int kCopierRegisters = 56;
-constexpr int kConsumerRegisters = 224;
 constexpr int kMaxCluster = 8;
 constexpr int kInputRowBytes = kBlockK * 2;
 constexpr int kMaxRingBytes = 208 * 1024;
@@ -50,10 +44,19 @@ struct Config {
   static constexpr int kTokens = kTokensOf;
   static constexpr bool kGated = kGatedOf;
   static constexpr bool kWide = has_wide_scales(kFormat);
-  static constexpr int kParts = splits_weights(kFormat) ? 2 : 1;  // bf16 numbers of a weight
-  // Scale groups need a second set of sums, for which there are registers at 64 rows.
-  static constexpr int kTilesM = kWide ? 1 : 2;  // of 64 rows, per warpgroup
-  static constexpr int kRows = kConsumerGroups * kTilesM * 64;
+  [[maybe_unused]] static constexpr int kParts = splits_weights(kFormat) ? 2 : 1;  // bf16 numbers of a weight
+  // Four warpgroups of 64 rows hide the decoding best; the second set of sums of a scale group, or of a gated
+  // product, fits the registers of two.
+  static constexpr int kGroups = kGated || (kWide && kTokens > 64) ? 2 : 4;  // warpgroups that multiply
+  static constexpr int kTilesM = kGated ? 2 : 1;                             // of 64 rows, per warpgroup
+  static constexpr int kRows = kGroups * kTilesM * 64;
+  static constexpr int kConsumers = kGroups * 128;
+  static constexpr int kThreads = kConsumers + 128;  // and a warpgroup of which one warp copies
+  // 65536 registers, dealt out by role: the copying warpgroup leaves its own to the others.
+  static constexpr int kCopierRegisters = kGroups == 2 ? 56 : 48;
+  static constexpr int kConsumerRegisters = kGroups == 2 ? 224 : 112;
+  // Groups of wgmma a warp lets run on while it decodes; with four warpgroups others fill the gap.
+  [[maybe_unused]] static constexpr int kPending = kGroups == 2 ? 1 : 0;
   static constexpr int kRowTiles = kRows / kTileRows;
   static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
   // Two groups of wgmma a stage at least: the stage before is let go at the second.
@@ -269,6 +272,8 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
           ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
 #pragma unroll
       for (int i = 0; i < C::kTilesM; ++i) {
+        // These codes are operands as they are: not to be loaded while the last ones are read.
+        if constexpr (kFormat == Format::bf16) ptx::wgmma_wait<C::kPending>();
         LaneCodes<kFormat> codes;
         codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
         LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
@@ -278,7 +283,7 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
 #pragma unroll
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
-          ptx::wgmma_wait<1>();
+          ptx::wgmma_wait<C::kPending>();
           const bool second = (b * C::kTilesM + i) * C::kParts + part == 1;
           if (second && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
 #pragma unroll
@@ -380,7 +385,7 @@ __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOf
                                            const Sums<C>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  constexpr int kRowsOfGroup = C::kOutputRows / kConsumerGroups;
+  constexpr int kRowsOfGroup = C::kOutputRows / C::kGroups;
 #pragma unroll
   for (int i = 0; i < (C::kGated ? 1 : C::kTilesM); ++i) {
     const int row0 =
@@ -410,7 +415,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   auto* partial = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  ptx::consumer_barrier<kConsumers>();  // nobody reads the ring any more
+  ptx::consumer_barrier<C::kConsumers>();  // nobody reads the ring any more
 #pragma unroll
   for (int i = 0; i < C::kTilesM; ++i) {
     const int group_row = C::kGated ? i * C::kOutputRows + warp / 4 * 64 : (warp / 4 * C::kTilesM + i) * 64;
@@ -422,11 +427,12 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
     }
   }
   ptx::cluster_sync();
-  const int rows = C::kOutputRows / args.cluster;  // this block's share, a multiple of 4
-  const int quads = rows / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < quads * C::kTokens; i += kConsumers) {
+  // This block's share, in rows of four.
+  const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
+  const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
+  for (int i = static_cast<int>(threadIdx.x); i < quads * C::kTokens; i += C::kConsumers) {
     const int token = i / quads;
-    const int row = rank * rows + i % quads * 4;
+    const int row = (first_quad + i % quads) * 4;
     if (tile.token_tile * C::kTokens + token >= args.m) break;
     float4 totals[2];
 #pragma unroll
@@ -453,7 +459,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
 }
 
 template <Format kFormat, class C>
-__global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const __grid_constant__ PrefillArgs args) {
+__global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_constant__ PrefillArgs args) {
   extern __shared__ std::byte raw[];
   std::byte* memory = raw + (1024 - ptx::shared_address(raw) % 1024) % 1024;
   __shared__ std::uint64_t barriers[2][C::kStages];
@@ -465,20 +471,20 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const __grid_const
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
       ptx::mbarrier_init(ring.filled + i, 1);
-      ptx::mbarrier_init(ring.drained + i, kConsumerGroups * 4);
+      ptx::mbarrier_init(ring.drained + i, C::kGroups * 4);
     }
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
-  if (warp >= kConsumerGroups * 4) {
-    ptx::release_registers<kCopierRegisters>();
-    if (warp == kConsumerGroups * 4) copy_tiles<kFormat, C>(args, ring, first, step, rank);
+  if (warp >= C::kGroups * 4) {
+    ptx::release_registers<C::kCopierRegisters>();
+    if (warp == C::kGroups * 4) copy_tiles<kFormat, C>(args, ring, first, step, rank);
     if (args.cluster > 1) {
       ptx::cluster_sync();
       ptx::cluster_sync();
     }
   } else {
-    ptx::claim_registers<kConsumerRegisters>();
+    ptx::claim_registers<C::kConsumerRegisters>();
     ptx::wait_for_earlier_kernels();
     ptx::let_next_kernel_start();
     const Blocks blocks = blocks_of_rank(args, rank);
@@ -568,7 +574,7 @@ int max_clusters(int size) {
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(size));
-    config.blockDim = dim3(kThreads);
+    config.blockDim = dim3(C::kThreads);
     config.dynamicSmemBytes = C::kSharedBytes;
     launch_early(config, attributes, size);
     int clusters = 0;
@@ -587,15 +593,22 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
+  // The fewest blocks of k, one after another, for the busiest block of the grid.
+  constexpr int kClusterCost = 6;  // of adding up, in blocks of k
+  int best_cost = args.w[0].num_blocks * ceil_div(tiles, launch.num_sms);
   args.cluster = 1;
-  for (int size = 2; size <= kMaxCluster; size *= 2) {
-    if (args.w[0].num_blocks / size < kMinBlocksOfRank || tiles * size > launch.num_sms) break;
-    if (tiles <= max_clusters<kFormat, C>(size)) args.cluster = size;
+  for (int size = 2; size <= kMaxCluster && args.w[0].num_blocks / size >= kMinBlocksOfRank; ++size) {
+    const int rounds = ceil_div(tiles, max_clusters<kFormat, C>(size));
+    const int cost = rounds * (ceil_div(args.w[0].num_blocks, size) + kClusterCost);
+    if (cost >= best_cost) continue;
+    best_cost = cost;
+    args.cluster = size;
   }
+  const int blocks = args.cluster > 1 ? tiles * args.cluster : std::min(tiles, launch.num_sms);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(std::min(tiles * args.cluster, std::max(launch.num_sms, 1))));
-  config.blockDim = dim3(kThreads);
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = C::kSharedBytes;
   config.stream = launch.stream;
   launch_early(config, attributes, args.cluster);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstddef>
 
 #include "kernels/cuda/fragment.cuh"
@@ -65,7 +66,12 @@ DecodeSmem decode_smem(int num_blocks, int tile_tokens, bool two_orders, int wor
   s.sums = round(s.bars + (2 * kMaxDepth + 4) * 8, 128);
   s.tokens = s.sums + 2 * S::kWarps * 2 * kWarp * static_cast<int>(sizeof(float4));
   s.ring = round(s.tokens + S::kWarps * s.warp_tokens, 128);
-  s.depth = std::min(kMaxDepth, (kSharedLimit - s.ring) / S::kBytes);
+#ifdef MOE_TUNE
+  const int cap = std::getenv("DEPTH") ? std::atoi(std::getenv("DEPTH")) : kMaxDepth;
+#else
+  const int cap = kMaxDepth;
+#endif
+  s.depth = std::min(cap, (kSharedLimit - s.ring) / S::kBytes);
   s.bytes = s.ring + std::max(s.depth * S::kBytes, work_words * 4);
   return s;
 }
@@ -560,6 +566,9 @@ void launch_decode_product(const MoeParams& p, const DecodeOptions& options, cud
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = options.overlap ? 1 : 0;
+#ifdef MOE_TUNE
+  if (kFirst && std::getenv("PDL1")) config.numAttrs = 1;
+#endif
   cudaLaunchKernelEx(&config, kernel, p, smem, x_pairs);
 }
 

@@ -3,9 +3,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/moe/combine.h"
-#include "kernels/cuda/moe/decode.h"
 #include "kernels/cuda/moe/decode_formats.h"
-#include "kernels/cuda/moe/prefill.h"
+#include "kernels/cuda/moe/prefill_formats.h"
 #include "kernels/cuda/moe/route.h"
 
 namespace nibble::kernels::cuda::moe {
@@ -63,6 +62,16 @@ struct Plan {
 
 std::int64_t row_width(const PackedWeight& w) { return std::int64_t{w.num_blocks} * kBlockK; }
 
+// Tiles have at least so many tokens but for an expert's last.
+std::int32_t smallest_tile(MoeKernel kernel) {
+  switch (kernel) {
+    case MoeKernel::decode: return 1;
+    case MoeKernel::middle: return kMiddleTileTokens / 2;
+    case MoeKernel::prefill: return kPrefillTileTokens / 2;
+  }
+  return 1;
+}
+
 Plan make_plan(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch) {
   Plan plan{};
   Pieces pieces(scratch);
@@ -70,8 +79,7 @@ Plan make_plan(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch)
   plan.max_sorted = pairs;
   p.route = {};
   if (!sorts_in_block(p, kernel)) {
-    const RouteSizes sizes =
-        route_sizes(pairs, p.num_experts, kernel == MoeKernel::prefill ? kPrefillTileTokens : 1);
+    const RouteSizes sizes = route_sizes(pairs, p.num_experts, smallest_tile(kernel));
     plan.max_sorted = sizes.max_sorted;
     plan.max_tiles = sizes.max_tiles;
     p.route.num_tiles = pieces.take<std::int32_t>(1);
@@ -80,7 +88,7 @@ Plan make_plan(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch)
     plan.route_work = pieces.take<std::int32_t>(sizes.work_words);
   }
   p.h_row = (std::int64_t{p.down.k} + kBlockK - 1) / kBlockK * kBlockK;
-  if (kernel == MoeKernel::prefill) plan.x = pieces.take<std::uint16_t>(plan.max_sorted * row_width(p.gate));
+  if (kernel != MoeKernel::decode) plan.x = pieces.take<std::uint16_t>(plan.max_sorted * row_width(p.gate));
   p.h = pieces.take<std::uint16_t>(plan.max_sorted * p.h_row);
   p.h_f32 = hidden == Hidden::plain ? nullptr : pieces.take<float>(plan.max_sorted * p.h_row);
   p.partial = pieces.take<float>(pairs * p.down.n);
@@ -89,58 +97,48 @@ Plan make_plan(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch)
   return plan;
 }
 
-DecodeOptions decode_options(const MoeParams& p, int num_sms) {
-  // Room for more tokens than an expert ever has costs ring stages.
-  const auto per_expert = static_cast<float>(p.m) * static_cast<float>(p.topk) / static_cast<float>(p.num_experts);
+// Tokens per tile: room for more than an expert ever has costs ring stages, and both products need shared
+// memory for them.
+std::int32_t decode_tile_tokens(const MoeParams& p) {
+  const float pairs = static_cast<float>(p.m) * static_cast<float>(p.topk);
+  const float per_expert = pairs / static_cast<float>(p.num_experts);
   const std::int32_t wanted = per_expert <= 0.8F ? 4 : per_expert <= 2.0F ? 6 : kDecodeTileTokens;
-  DecodeOptions options{.num_sms = num_sms, .tile_tokens = std::min(p.m, wanted), .overlap = false};
-  options.tile_tokens = decode_tile_tokens(p, options);
-  return options;
+  const std::int32_t first = decode_products_of(p.gate.format).first_tile_tokens(p, std::min(p.m, wanted));
+  return decode_products_of(p.down.format).second_tile_tokens(p, first);
 }
 
 void launch_decode(const Plan& plan, Hidden hidden, int num_sms, cudaStream_t stream, unsigned parts) {
   const MoeParams& p = plan.p;
-  DecodeOptions options = decode_options(p, num_sms);
+  DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = false};
   if ((parts & kSortAndFirst) != 0) {
     if (p.route.tiles != nullptr) {
       launch_route(p.ids, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work, stream);
     }
-    launch_decode_first(p, options, stream);
+    decode_products_of(p.gate.format).first(p, options, stream);
     options.overlap = hidden == Hidden::plain;
     if (hidden != Hidden::plain) launch_quantize_hidden(p, hidden, plan.max_sorted, stream);
   }
-  if ((parts & kSecond) != 0) launch_decode_second(p, options, stream);
+  if ((parts & kSecond) != 0) decode_products_of(p.down.format).second(p, options, stream);
 }
 
-void launch_prefill(const Plan& plan, int num_sms, cudaStream_t stream, unsigned parts) {
+const PrefillProducts& prefill_products_of(Format format, bool middle) {
+  if (format == Format::mxfp4) return middle ? kMiddleMxfp4 : kPrefillMxfp4;
+  return middle ? kMiddleNvfp4 : kPrefillNvfp4;
+}
+
+void launch_prefill(const Plan& plan, bool middle, int num_sms, cudaStream_t stream, unsigned parts) {
   const MoeParams& p = plan.p;
   const PrefillParams params{.p = p, .x = plan.x, .h = p.h, .max_tiles = plan.max_tiles};
   if ((parts & kSortAndFirst) != 0) {
-    launch_route(p.ids, p.m * p.topk, p.num_experts, kPrefillTileTokens, p.route, plan.route_work, stream);
+    launch_route(p.ids, p.m * p.topk, p.num_experts, middle ? kMiddleTileTokens : kPrefillTileTokens, p.route,
+                 plan.route_work, stream);
     launch_prefill_gather(params, stream);
-    (p.gate.format == Format::mxfp4 ? launch_prefill_first_mxfp4 : launch_prefill_first_nvfp4)(params, num_sms,
-                                                                                              stream);
+    prefill_products_of(p.gate.format, middle).first(params, num_sms, stream);
   }
-  if ((parts & kSecond) != 0) {
-    (p.down.format == Format::mxfp4 ? launch_prefill_second_mxfp4 : launch_prefill_second_nvfp4)(params, num_sms,
-                                                                                                stream);
-  }
+  if ((parts & kSecond) != 0) prefill_products_of(p.down.format, middle).second(params, num_sms, stream);
 }
 
 }  // namespace
-
-int decode_tile_tokens(const MoeParams& p, const DecodeOptions& options) {
-  const int first = decode_products_of(p.gate.format).first_tile_tokens(p, options.tile_tokens);
-  return decode_products_of(p.down.format).second_tile_tokens(p, first);
-}
-
-void launch_decode_first(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
-  decode_products_of(p.gate.format).first(p, options, stream);
-}
-
-void launch_decode_second(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream) {
-  decode_products_of(p.down.format).second(p, options, stream);
-}
 
 std::size_t scratch_bytes(const MoeParams& p, Hidden hidden, MoeKernel kernel) {
   return make_plan(p, hidden, kernel, nullptr).bytes;
@@ -150,10 +148,10 @@ void launch_fused_moe(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* s
                       cudaStream_t stream, unsigned parts) {
   if (p.m == 0 || p.topk == 0) return;
   const Plan plan = make_plan(p, hidden, kernel, scratch);
-  if (kernel == MoeKernel::prefill) {
-    launch_prefill(plan, num_sms, stream, parts);
-  } else {
+  if (kernel == MoeKernel::decode) {
     launch_decode(plan, hidden, num_sms, stream, parts);
+  } else {
+    launch_prefill(plan, kernel == MoeKernel::middle, num_sms, stream, parts);
   }
   if ((parts & kCombine) != 0) launch_combine(plan.p, stream);
 }

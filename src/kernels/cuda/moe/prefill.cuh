@@ -17,18 +17,21 @@
 namespace nibble::kernels::cuda::moe {
 
 inline constexpr int kWarp = 32;
-inline constexpr int kPrefillThreads = 256;
-inline constexpr int kPrefillWarps = kPrefillThreads / kWarp;
-inline constexpr int kWarpgroups = 2;
 inline constexpr int kGroupTiles = 4;  // row tiles of one wgmma
 inline constexpr int kAtomBytes = 1024;
 inline constexpr int kAtomTokens = 8;
 inline constexpr int kTokenDepth = 6;
-inline constexpr int kTokenStageBytes = kPrefillTileTokens / kAtomTokens * kAtomBytes;
-inline constexpr int kWeightDepth = 8;
 
-// Row tiles of one unit; a block's two warpgroups have half each.
-inline constexpr int kUnitTiles = 2 * kWarpgroups * kGroupTiles;
+// A block of kWarpgroups warpgroups: more of them where few tokens leave registers free and memory is the limit.
+template <int kWarpgroups>
+struct BlockShape {
+  static constexpr int kWarps = kWarpgroups * 4;
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kTileTokens = kWarpgroups == 2 ? kPrefillTileTokens : kMiddleTileTokens;
+  static constexpr int kTokenStageBytes = kTileTokens / kAtomTokens * kAtomBytes;
+  static constexpr int kWeightDepth = kWarpgroups == 2 ? 8 : 6;
+  static constexpr int kUnitTiles = 2 * kWarpgroups * kGroupTiles;  // row tiles of one unit
+};
 
 // A lane's own copy of a block of both row tiles.
 template <Format F>
@@ -38,10 +41,11 @@ struct WeightStage {
   static constexpr int kBytes = 2 * kHalf;
 };
 
-template <Format F>
+template <Format F, int G>
 struct PrefillSmem {
-  static constexpr int kWeights = kTokenDepth * kTokenStageBytes;
-  static constexpr int kBars = kWeights + kPrefillWarps * kWeightDepth * WeightStage<F>::kBytes;
+  using B = BlockShape<G>;
+  static constexpr int kWeights = kTokenDepth * B::kTokenStageBytes;
+  static constexpr int kBars = kWeights + B::kWarps * B::kWeightDepth * WeightStage<F>::kBytes;
   static constexpr int kBytes = kBars + 2 * kTokenDepth * 8;
 };
 
@@ -93,18 +97,19 @@ struct BlockCursor {
 };
 
 // Row tile of a warp's two halves.
-template <bool kFirst>
+template <bool kFirst, int G>
 __device__ __forceinline__ int prefill_row_tile(int row_unit, int warp, int half) {
   const int group = warp / kGroupTiles;
   const int w = warp % kGroupTiles;
-  return kFirst ? row_unit * kWarpgroups * kGroupTiles + group * kGroupTiles + w
-                : row_unit * kUnitTiles + group * 2 * kGroupTiles + half * kGroupTiles + w;
+  return kFirst ? row_unit * G * kGroupTiles + group * kGroupTiles + w
+                : row_unit * BlockShape<G>::kUnitTiles + group * 2 * kGroupTiles + half * kGroupTiles + w;
 }
 
 // This lane's weights, a ring of its own.
-template <Format F, bool kFirst>
+template <Format F, bool kFirst, int G>
 struct WeightRing {
   using S = WeightStage<F>;
+  static constexpr int kWeightDepth = BlockShape<G>::kWeightDepth;
   const PrefillContext& c;
   std::byte* data;  // of this warp
   int warp;
@@ -121,7 +126,7 @@ struct WeightRing {
     for (int half = 0; half < 2; ++half) {
       const PackedWeight& w = *c.weights[half];
       // Past the end any rows do: nobody reads the products.
-      const int tile = min(prefill_row_tile<kFirst>(fetch.unit % c.row_units, warp, half), w.num_tiles - 1);
+      const int tile = min(prefill_row_tile<kFirst, G>(fetch.unit % c.row_units, warp, half), w.num_tiles - 1);
       const TileAddress at = tile_address(w, expert, tile);
       codes[half] = at.codes + lane * 16;
       scales[half] = at.scales + lane / 4 * S::kScale;
@@ -166,7 +171,9 @@ struct WeightRing {
 };
 
 // The block's tokens. One thread fills; it waits for a stage that was read two blocks ago.
+template <int G>
 struct TokenRing {
+  static constexpr int kStageBytes = BlockShape<G>::kTokenStageBytes;
   const PrefillContext& c;
   std::uint32_t data;
   std::uint32_t bars;
@@ -193,7 +200,7 @@ struct TokenRing {
     }
     if (filled >= kTokenDepth) mbarrier_wait(empty(to), to_parity ^ 1);
     mbarrier_expect(full(to), static_cast<std::uint32_t>(block_bytes));
-    bulk_load_cached(data + to * kTokenStageBytes, c.tokens + offset, static_cast<std::uint32_t>(block_bytes),
+    bulk_load_cached(data + to * kStageBytes, c.tokens + offset, static_cast<std::uint32_t>(block_bytes),
                      full(to));
     offset += block_bytes;
     ++filled;
@@ -206,8 +213,8 @@ struct TokenRing {
 };
 
 // Sums of one unit: acc[half] = rows of the half times kN tokens.
-template <Format F, bool kFirst, int kN>
-__device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst>& weights, TokenRing& tokens, bool fills,
+template <Format F, bool kFirst, int G, int kN>
+__device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills,
                                               float (&acc)[2][kN / 2]) {
   std::uint32_t a[2][2][4];  // [buffer][half]
   const int num_blocks = tokens.c.num_blocks;
@@ -218,12 +225,13 @@ __device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst>& weights, To
     if (fills) tokens.fetch_next();
     weights.fetch_next();
     mbarrier_wait(tokens.full(tokens.from), tokens.from_parity);
-    std::uint64_t descriptor = swizzled_descriptor(tokens.data + tokens.from * kTokenStageBytes);
+    __syncwarp();
+    std::uint64_t descriptor = swizzled_descriptor(tokens.data + tokens.from * TokenRing<G>::kStageBytes);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       wgmma_wait<1>();
-      if (step == 1 && block > 0 && threadIdx.x % 128 == 0) {
-        // All of the last block's products are done.
+      if (step == 1 && block > 0 && weights.lane == 0) {
+        // All of this warp's products of the last block are done.
         mbarrier_arrive(tokens.empty(tokens.from == 0 ? kTokenDepth - 1 : tokens.from - 1));
       }
 #pragma unroll
@@ -244,12 +252,13 @@ __device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst>& weights, To
     }
   }
   wgmma_wait<0>();
-  if (threadIdx.x % 128 == 0) {
+  if (weights.lane == 0) {
     mbarrier_arrive(tokens.empty(tokens.from == 0 ? kTokenDepth - 1 : tokens.from - 1));
   }
 }
 
-__device__ __forceinline__ float silu_of(float x) { return x / (1.0F + expf(-x)); }
+// Good to a few units in the last place; the result is rounded to bf16.
+__device__ __forceinline__ float silu_of(float x) { return __fdividef(x, 1.0F + __expf(-x)); }
 
 // Factors of rows g and g + 8 of both halves; 0 past the last row tile, which makes hidden padding 0.
 __device__ __forceinline__ void prefill_factors(const PrefillContext& c, int expert, const int (&row_tiles)[2],
@@ -298,52 +307,83 @@ __device__ __forceinline__ void write_hidden(const PrefillParams& params, const 
 }
 
 template <int kN>
-__device__ __forceinline__ void write_partial(const PrefillParams& params, const Tile& tile,
-                                              const int (&row_tiles)[2], int lane, const float (&acc)[2][kN / 2],
-                                              const float (&factors)[2][2]) {
+__device__ __forceinline__ void write_partial(const PrefillParams& params, const Tile& tile, int row_tile, int lane,
+                                              const float (&acc)[2][kN / 2], const float (&factors)[2][2]) {
   const MoeParams& p = params.p;
+  const int row = row_tile * kTileRows + lane / 4;
+  constexpr int kHalfRows = kGroupTiles * kTileRows;
+  const std::int32_t* slots = p.route.sorted + tile.begin;
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int token = 8 * j + lane % 4 * 2 + i;
       if (token >= tile.count) continue;
-      const int slot = p.route.sorted[tile.begin + token];
+      const int slot = slots[token];
       const float weight = p.weights[slot];
-      float* out = p.partial + std::int64_t{slot} * p.down.n;
+      float* out = p.partial + std::int64_t{slot} * p.down.n + row;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int row = row_tiles[half] * kTileRows + lane / 4 + 8 * r;
-          if (row < p.down.n) __stcs(out + row, weight * (acc[half][4 * j + 2 * r + i] * factors[half][r]));
+          const int offset = half * kHalfRows + 8 * r;
+          if (row + offset < p.down.n) {
+            __stcs(out + offset, weight * (acc[half][4 * j + 2 * r + i] * factors[half][r]));
+          }
         }
       }
     }
   }
 }
 
-template <Format F, bool kFirst, int kN>
+template <Format F, bool kFirst, int G, int kN>
 __device__ __forceinline__ void run_unit(const PrefillParams& params, const PrefillContext& c, int unit,
-                                         WeightRing<F, kFirst>& weights, TokenRing& tokens, bool fills) {
+                                         WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills) {
   float acc[2][kN / 2] = {};
-  multiply_unit<F, kFirst, kN>(weights, tokens, fills, acc);
+  multiply_unit<F, kFirst, G, kN>(weights, tokens, fills, acc);
   const Tile tile = c.tiles[unit / c.row_units];
   const int row_unit = unit % c.row_units;
-  const int row_tiles[2] = {prefill_row_tile<kFirst>(row_unit, weights.warp, 0),
-                            prefill_row_tile<kFirst>(row_unit, weights.warp, 1)};
+  const int row_tiles[2] = {prefill_row_tile<kFirst, G>(row_unit, weights.warp, 0),
+                            prefill_row_tile<kFirst, G>(row_unit, weights.warp, 1)};
   float factors[2][2];
   prefill_factors(c, tile.expert, row_tiles, weights.lane, factors);
   if (kFirst) {
     write_hidden<kN>(params, tile, row_tiles[0], weights.lane, acc, factors);
   } else {
-    write_partial<kN>(params, tile, row_tiles, weights.lane, acc, factors);
+    write_partial<kN>(params, tile, row_tiles[0], weights.lane, acc, factors);
   }
 }
 
-template <Format F, bool kFirst>
-__global__ void __launch_bounds__(kPrefillThreads, 1) prefill_kernel(const __grid_constant__ PrefillParams params) {
-  using Smem = PrefillSmem<F>;
+// Few kinds of units, each with the narrowest product its tokens fit.
+template <Format F, bool kFirst, int G>
+__device__ __forceinline__ void run_units(const PrefillParams& params, const PrefillContext& c,
+                                          WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills) {
+  for (int unit = static_cast<int>(blockIdx.x); unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
+    const int size = (c.tiles[unit / c.row_units].count + 15) / 16;
+    if constexpr (G == 2) {
+      switch (size) {
+        case 1:
+        case 2: run_unit<F, kFirst, G, 32>(params, c, unit, weights, tokens, fills); break;
+        case 3:
+        case 4: run_unit<F, kFirst, G, 64>(params, c, unit, weights, tokens, fills); break;
+        case 5: run_unit<F, kFirst, G, 80>(params, c, unit, weights, tokens, fills); break;
+        case 6: run_unit<F, kFirst, G, 96>(params, c, unit, weights, tokens, fills); break;
+        case 7: run_unit<F, kFirst, G, 112>(params, c, unit, weights, tokens, fills); break;
+        default: run_unit<F, kFirst, G, 128>(params, c, unit, weights, tokens, fills); break;
+      }
+    } else if (size == 1) {
+      run_unit<F, kFirst, G, 16>(params, c, unit, weights, tokens, fills);
+    } else {
+      run_unit<F, kFirst, G, 32>(params, c, unit, weights, tokens, fills);
+    }
+  }
+}
+
+template <Format F, bool kFirst, int G>
+__global__ void __launch_bounds__(BlockShape<G>::kThreads, 1)
+    prefill_kernel(const __grid_constant__ PrefillParams params) {
+  using Smem = PrefillSmem<F, G>;
+  using B = BlockShape<G>;
   extern __shared__ __align__(1024) std::byte shared[];
   const MoeParams& p = params.p;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -352,7 +392,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) prefill_kernel(const __gri
   if (threadIdx.x == 0) {
     for (int i = 0; i < kTokenDepth; ++i) {
       mbarrier_init(bars + 8 * i, 1);
-      mbarrier_init(bars + 8 * (kTokenDepth + i), kWarpgroups);
+      mbarrier_init(bars + 8 * (kTokenDepth + i), B::kWarps);
     }
     mbarrier_init_fence();
   }
@@ -363,36 +403,30 @@ __global__ void __launch_bounds__(kPrefillThreads, 1) prefill_kernel(const __gri
   c.weights[1] = kFirst ? &p.up : &p.down;
   c.tokens = reinterpret_cast<const std::byte*>(kFirst ? params.x : params.h);
   c.num_blocks = c.weights[0]->num_blocks;
-  const int tiles_per_unit = kFirst ? kUnitTiles / 2 : kUnitTiles;
+  const int tiles_per_unit = kFirst ? B::kUnitTiles / 2 : B::kUnitTiles;
   c.row_units = (c.weights[0]->num_tiles + tiles_per_unit - 1) / tiles_per_unit;
   c.num_units = *p.route.num_tiles * c.row_units;
 
   const BlockCursor start{static_cast<int>(blockIdx.x), 0};
-  WeightRing<F, kFirst> weights{.c = c,
-                                .data = shared + Smem::kWeights + warp * kWeightDepth * WeightStage<F>::kBytes,
-                                .warp = warp,
-                                .lane = lane,
-                                .fetch = start};
-  TokenRing tokens{.c = c, .data = shared_address(shared), .bars = bars, .fetch = start};
+  WeightRing<F, kFirst, G> weights{
+      .c = c,
+      .data = shared + Smem::kWeights + warp * B::kWeightDepth * WeightStage<F>::kBytes,
+      .warp = warp,
+      .lane = lane,
+      .fetch = start};
+  TokenRing<G> tokens{.c = c, .data = shared_address(shared), .bars = bars, .fetch = start};
   const bool fills = threadIdx.x == 0;
-  for (int i = 0; i < kWeightDepth - 1; ++i) weights.fetch_next();
+  for (int i = 0; i < B::kWeightDepth - 1; ++i) weights.fetch_next();
   for (int i = 0; i < kTokenDepth - 2 && fills; ++i) tokens.fetch_next();
-  for (int unit = start.unit; unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
-    const int count = c.tiles[unit / c.row_units].count;
-    switch ((count + 31) / 32) {
-      case 1: run_unit<F, kFirst, 32>(params, c, unit, weights, tokens, fills); break;
-      case 2: run_unit<F, kFirst, 64>(params, c, unit, weights, tokens, fills); break;
-      case 3: run_unit<F, kFirst, 96>(params, c, unit, weights, tokens, fills); break;
-      default: run_unit<F, kFirst, 128>(params, c, unit, weights, tokens, fills); break;
-    }
-  }
+  run_units<F, kFirst, G>(params, c, weights, tokens, fills);
 }
 
-template <Format F, bool kFirst>
-void launch_prefill_product(const PrefillParams& params, int num_sms, cudaStream_t stream) {
-  auto* kernel = prefill_kernel<F, kFirst>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillSmem<F>::kBytes);
-  kernel<<<static_cast<unsigned>(num_sms), kPrefillThreads, PrefillSmem<F>::kBytes, stream>>>(params);
+template <Format F, bool kFirst, int G>
+void launch_shape(const PrefillParams& params, int num_sms, cudaStream_t stream) {
+  auto* kernel = prefill_kernel<F, kFirst, G>;
+  constexpr int kBytes = PrefillSmem<F, G>::kBytes;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  kernel<<<static_cast<unsigned>(num_sms), BlockShape<G>::kThreads, kBytes, stream>>>(params);
 }
 
 }  // namespace nibble::kernels::cuda::moe

@@ -8,6 +8,7 @@
 namespace nibble::kernels::cuda::moe {
 
 inline constexpr std::int32_t kPrefillTileTokens = 128;
+inline constexpr std::int32_t kMiddleTileTokens = 32;
 
 // Rows of tokens as the copy engine and wgmma want them: of each tile, per 64 columns, atoms of 8 tokens x
 // 128 bytes, 16-byte pieces swizzled. A tile's rows lie at tile.begin * num_blocks * 128 bytes.
@@ -21,9 +22,8 @@ struct PrefillParams {
 // x rounded to bf16 and gathered.
 void launch_prefill_gather(const PrefillParams& params, cudaStream_t stream);
 
-void launch_prefill_first_mxfp4(const PrefillParams& params, int num_sms, cudaStream_t stream);
-void launch_prefill_second_mxfp4(const PrefillParams& params, int num_sms, cudaStream_t stream);
-void launch_prefill_first_nvfp4(const PrefillParams& params, int num_sms, cudaStream_t stream);
-void launch_prefill_second_nvfp4(const PrefillParams& params, int num_sms, cudaStream_t stream);
+// Two warpgroups and tiles of kPrefillTileTokens, or four and kMiddleTileTokens (`middle`).
+void launch_prefill_first(const PrefillParams& params, bool middle, int num_sms, cudaStream_t stream);
+void launch_prefill_second(const PrefillParams& params, bool middle, int num_sms, cudaStream_t stream);
 
 }  // namespace nibble::kernels::cuda::moe

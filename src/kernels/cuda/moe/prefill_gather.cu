@@ -3,11 +3,12 @@
 namespace nibble::kernels::cuda::moe {
 namespace {
 
+constexpr int kGatherThreads = 256;
 constexpr int kGatherBlocks = 16;  // k64 blocks a CUDA block rounds of its tile
 
 // Tile blockIdx.x, columns of kGatherBlocks blocks; a thread rounds 8 columns of a token at a time.
 template <bool kVectors>
-__global__ void __launch_bounds__(kPrefillThreads) gather_kernel(const __grid_constant__ PrefillParams params) {
+__global__ void __launch_bounds__(kGatherThreads) gather_kernel(const __grid_constant__ PrefillParams params) {
   const MoeParams& p = params.p;
   if (static_cast<int>(blockIdx.x) >= *p.route.num_tiles) return;
   const Tile tile = p.route.tiles[blockIdx.x];
@@ -16,7 +17,7 @@ __global__ void __launch_bounds__(kPrefillThreads) gather_kernel(const __grid_co
   const int pieces = (min(num_blocks, block_begin + kGatherBlocks) - block_begin) * 8;
   const int k = p.gate.k;
   auto* out = reinterpret_cast<std::byte*>(params.x);
-  for (int i = static_cast<int>(threadIdx.x); i < pieces * tile.count; i += kPrefillThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < pieces * tile.count; i += kGatherThreads) {
     const int token = i / pieces;
     const int piece = i % pieces;
     const int column = block_begin * kBlockK + piece * 8;
@@ -43,7 +44,7 @@ void launch_prefill_gather(const PrefillParams& params, cudaStream_t stream) {
   const bool vectors = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
   const dim3 grid(static_cast<unsigned>(params.max_tiles),
                   static_cast<unsigned>((p.gate.num_blocks + kGatherBlocks - 1) / kGatherBlocks));
-  (vectors ? gather_kernel<true> : gather_kernel<false>)<<<grid, kPrefillThreads, 0, stream>>>(params);
+  (vectors ? gather_kernel<true> : gather_kernel<false>)<<<grid, kGatherThreads, 0, stream>>>(params);
 }
 
 }  // namespace nibble::kernels::cuda::moe

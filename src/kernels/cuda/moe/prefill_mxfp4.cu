@@ -1,13 +1,9 @@
 #include "kernels/cuda/moe/prefill.cuh"
+#include "kernels/cuda/moe/prefill_formats.h"
 
 namespace nibble::kernels::cuda::moe {
 
-void launch_prefill_first_mxfp4(const PrefillParams& params, int num_sms, cudaStream_t stream) {
-  launch_prefill_product<Format::mxfp4, true>(params, num_sms, stream);
-}
-
-void launch_prefill_second_mxfp4(const PrefillParams& params, int num_sms, cudaStream_t stream) {
-  launch_prefill_product<Format::mxfp4, false>(params, num_sms, stream);
-}
+const PrefillProducts kPrefillMxfp4 = {.first = launch_shape<Format::mxfp4, true, 2>,
+                                   .second = launch_shape<Format::mxfp4, false, 2>};
 
 }  // namespace nibble::kernels::cuda::moe

@@ -1,13 +1,9 @@
 #include "kernels/cuda/moe/prefill.cuh"
+#include "kernels/cuda/moe/prefill_formats.h"
 
 namespace nibble::kernels::cuda::moe {
 
-void launch_prefill_first_nvfp4(const PrefillParams& params, int num_sms, cudaStream_t stream) {
-  launch_prefill_product<Format::nvfp4, true>(params, num_sms, stream);
-}
-
-void launch_prefill_second_nvfp4(const PrefillParams& params, int num_sms, cudaStream_t stream) {
-  launch_prefill_product<Format::nvfp4, false>(params, num_sms, stream);
-}
+const PrefillProducts kPrefillNvfp4 = {.first = launch_shape<Format::nvfp4, true, 2>,
+                                   .second = launch_shape<Format::nvfp4, false, 2>};
 
 }  // namespace nibble::kernels::cuda::moe

@@ -1,20 +1,24 @@
 #include "kernels/cuda/moe/thresholds.h"
 
+#include <algorithm>
 #include <array>
 
 namespace nibble::kernels::cuda::moe {
 namespace {
 
 constexpr std::array kThresholds = {
-    MoeThreshold{Format::mxfp4, 3.0F, MoeKernel::prefill},
-    MoeThreshold{Format::nvfp4, 3.0F, MoeKernel::prefill},
+    MoeThreshold{Format::mxfp4, 3.0F, MoeKernel::middle},
+    MoeThreshold{Format::mxfp4, 28.0F, MoeKernel::prefill},
+    MoeThreshold{Format::nvfp4, 3.0F, MoeKernel::middle},
+    MoeThreshold{Format::nvfp4, 28.0F, MoeKernel::prefill},
 };
 
-bool prefers_prefill(Format format, float pairs_per_expert) {
+MoeKernel kernel_of(Format format, float pairs_per_expert) {
+  MoeKernel kernel = MoeKernel::decode;
   for (const MoeThreshold& row : kThresholds) {
-    if (row.format == format && pairs_per_expert >= row.pairs_per_expert) return true;
+    if (row.format == format && pairs_per_expert >= row.pairs_per_expert) kernel = row.kernel;
   }
-  return false;
+  return kernel;
 }
 
 }  // namespace
@@ -25,9 +29,8 @@ MoeKernel choose_moe_kernel(const MoeParams& p, Hidden hidden) noexcept {
   // Quantising hidden values takes whole rows of them, which prefill keeps in pieces.
   if (hidden != Hidden::plain) return MoeKernel::decode;
   const float per_expert = static_cast<float>(p.m) * static_cast<float>(p.topk) / static_cast<float>(p.num_experts);
-  return prefers_prefill(p.gate.format, per_expert) && prefers_prefill(p.down.format, per_expert)
-             ? MoeKernel::prefill
-             : MoeKernel::decode;
+  // Both products work on the same tiles: the one for fewer tokens decides.
+  return std::min(kernel_of(p.gate.format, per_expert), kernel_of(p.down.format, per_expert));
 }
 
 }  // namespace nibble::kernels::cuda::moe

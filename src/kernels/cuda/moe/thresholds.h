@@ -10,10 +10,12 @@ namespace nibble::kernels::cuda::moe {
 
 enum class MoeKernel : std::uint8_t {
   decode,   // mma.sync, up to 8 tokens per tile (decode.cuh); every format
-  prefill,  // wgmma, up to 128 tokens per tile (prefill.cuh); 4-bit floats
+  middle,   // wgmma, four warpgroups, up to 32 tokens per tile (prefill.cuh); 4-bit floats
+  prefill,  // wgmma, two warpgroups, up to 128 tokens per tile
 };
 
-// From so many (token, expert) pairs per expert on, on average, a format's weights go to `kernel`.
+// From so many (token, expert) pairs per expert on, on average, a format's weights go to `kernel`; the last
+// row that holds counts.
 struct MoeThreshold {
   Format format;
   float pairs_per_expert;

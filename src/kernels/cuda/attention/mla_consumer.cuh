@@ -1,0 +1,413 @@
+// The two warpgroups that compute absorbed attention from the tiles in shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attention/mla_block.cuh"
+
+namespace nibble::kernels::cuda {
+
+// q of a piece's rows, rounded to bf16, by all consumers. Rows past the piece's are zero.
+__device__ inline void load_queries(const MlaFast& launch, const Piece& piece, Shared& shared) {
+  constexpr int kWarps = kConsumers / 32;
+  constexpr int kBatch = 4;    // rows of a warp whose loads are under way together
+  constexpr int kVectors = 5;  // of a lane and row: four columns each, the last of them of the rope part
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int num_rows = num_rows_of(launch, piece);
+  const Heads& latent = launch.base.q_latent;
+  const Heads& pe = launch.base.q_pe;
+  for (int first = static_cast<int>(threadIdx.x) / 32; first < kMlaRows; first += kBatch * kWarps) {
+    float4 values[kBatch][kVectors];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int row = first + j * kWarps;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) values[j][i] = {0.0F, 0.0F, 0.0F, 0.0F};
+      if (row >= num_rows) continue;
+      const RowOf at = row_of(launch, row);
+      const std::int64_t q_row = piece.first_row + at.token;
+      const auto* q = reinterpret_cast<const float4*>(latent.data + q_row * latent.row_stride +
+                                                      at.head * latent.head_stride);
+      const auto* q_pe =
+          reinterpret_cast<const float4*>(pe.data + q_row * pe.row_stride + at.head * pe.head_stride);
+#pragma unroll
+      for (int i = 0; i < kVectors - 1; ++i) values[j][i] = __ldg(q + i * 32 + lane);
+      values[j][kVectors - 1] = __ldg(q_pe + lane % 16);
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int row = first + j * kWarps;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        if (i == kVectors - 1 && lane >= 16) continue;
+        const int column4 = i * 32 + lane;
+        const float4 v = values[j][i];
+        auto* to =
+            shared.q + column4 / 16 * kPanelBytes + panel_offset(row, column4 % 16 / 2) + column4 % 2 * 8;
+        *reinterpret_cast<uint2*>(to) = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
+      }
+    }
+  }
+}
+
+// Zeroes the values of entries that the tile's sequence does not have: whatever lies there (NaN times a
+// probability of 0 is NaN).
+__device__ inline void clear_rows(std::uint8_t* tile, int first_row) {
+  const int num_chunks = (kMlaTile - first_row) * 8;
+  for (int i = static_cast<int>(threadIdx.x) % kGroupThreads; i < num_chunks * kValuePanels;
+       i += kGroupThreads) {
+    const int panel = i / num_chunks;
+    const int chunk = i % num_chunks;
+    *reinterpret_cast<uint4*>(tile + panel * kPanelBytes + first_row * 128 + chunk * 16) = {0, 0, 0, 0};
+  }
+}
+
+template <int kGroup>
+class Consumer {
+ public:
+  __device__ __forceinline__ Consumer(const MlaFast& launch, Shared& shared)
+      : launch_(launch), shared_(shared) {
+    scale_ = launch.base.scale * 1.44269504F;  // log2(e)
+  }
+
+  __device__ __forceinline__ void run(const Schedule& schedule) {
+    const int part = static_cast<int>(blockIdx.x) / launch_.num_groups;
+    const int end = schedule.cut(part + 1);
+    Piece piece;
+    for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+      load_queries(launch_, piece, shared_);
+      fence_async_proxy();
+      barrier_sync<kBlockBarrier, kConsumers>();
+      begin(piece);
+      for (int tile = piece.tile_begin; tile < piece.tile_end; tile += 2) {
+        if constexpr (kGroup == 0) {
+          first_of_pair(piece, tile);
+        } else {
+          second_of_pair(piece, tile);
+        }
+      }
+      finish(piece, part);
+    }
+  }
+
+ private:
+  static constexpr int kOther = 1 - kGroup;
+
+  __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
+  // Of this thread's two rows, the one of index 0 or 1.
+  __device__ __forceinline__ int row(int i) const {
+    return static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane() / 4 + 8 * i;
+  }
+
+  __device__ __forceinline__ void begin(const Piece& piece) {
+    const int num_rows = num_rows_of(launch_, piece);
+#pragma unroll
+    for (int i = 0; i < 128; ++i) o_[i] = 0.0F;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      top_[i] = -INFINITY;
+      sum_[i] = 0.0F;
+      visible_[i] = piece.num_visible + (row(i) < num_rows ? row_of(launch_, row(i)).token : 0);
+    }
+  }
+
+  // The tiles in buffer 0: their scores, then the probabilities of both.
+  __device__ __forceinline__ void first_of_pair(const Piece& piece, int tile) {
+    const bool paired = tile + 1 < piece.tile_end;
+    scores(piece, tile);
+    float tops[2];
+    row_tops(tops);
+    float new_top[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      new_top[i] = raised(top_[i], tops[i]);
+      if (lane() % 4 == 0) shared_.top[0][row(i)] = new_top[i];
+    }
+    std::uint32_t p[16];
+    float sums[2];
+    probabilities(new_top, p, sums);
+    store_probabilities(p);
+    fence_async_proxy();
+    barrier_arrive<kFirstScores, kConsumers>();
+    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
+    move_top(new_top);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
+    add_own_values(p);
+    wgmma_wait<0>();
+    release(0);
+    if (!paired) return;
+    barrier_sync<kSecondScores, kConsumers>();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) new_top[i] = shared_.top[1][row(i)];
+    move_top(new_top);
+    add_other_values();
+    wgmma_wait<0>();
+    release(1);
+  }
+
+  // The tiles in buffer 1, and the probabilities of both. Scores come first if their tile is there, so that
+  // they overlap with the other group's softmax; else the other tile's buffer is freed as soon as can be. The
+  // order does not change the result.
+  __device__ __forceinline__ void second_of_pair(const Piece& piece, int tile) {
+    if (tile + 1 < piece.tile_end) {
+      if (arrived(1)) {
+        second_tile<true>(piece, tile + 1);
+      } else {
+        second_tile<false>(piece, tile + 1);
+      }
+      return;
+    }
+    barrier_sync<kFirstScores, kConsumers>();
+    take_first_top();
+    add_other_values();
+    wgmma_wait<0>();
+    release(0);
+  }
+
+  template <bool kScoresFirst>
+  __device__ __forceinline__ void second_tile(const Piece& piece, int tile) {
+    if constexpr (kScoresFirst) scores(piece, tile);
+    barrier_sync<kFirstScores, kConsumers>();
+    take_first_top();
+    add_other_values();
+    if constexpr (!kScoresFirst) {
+      wgmma_wait<0>();
+      release(0);
+      scores(piece, tile);
+    }
+    float tops[2];
+    row_tops(tops);
+    float new_top[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      new_top[i] = raised(top_[i], tops[i]);
+      if (lane() % 4 == 0) shared_.top[1][row(i)] = new_top[i];
+    }
+    std::uint32_t p[16];
+    float sums[2];
+    probabilities(new_top, p, sums);
+    store_probabilities(p);
+    fence_async_proxy();
+    barrier_arrive<kSecondScores, kConsumers>();
+    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
+    if constexpr (kScoresFirst) {
+      wgmma_wait<0>();
+      release(0);
+    }
+    move_top(new_top);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
+    add_own_values(p);
+    wgmma_wait<0>();
+    release(1);
+  }
+
+  __device__ __forceinline__ void take_first_top() {
+    const float top[2] = {shared_.top[0][row(0)], shared_.top[0][row(1)]};
+    move_top(top);
+  }
+
+  // Whether all of a buffer's tile is there; the same answer for the whole group.
+  __device__ __forceinline__ bool arrived(int buffer) {
+    const bool here = mbarrier_test(shared_address(&shared_.full[buffer][kLastChunk]), phase_[buffer]);
+    return barrier_or<kGroupBarrier + kGroup, kGroupThreads>(here);
+  }
+
+  __device__ __forceinline__ void wait_full(int buffer) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) wait_chunk(buffer, chunk);
+    phase_[buffer] ^= 1U;
+  }
+  __device__ __forceinline__ void wait_chunk(int buffer, int chunk) {
+    mbarrier_wait(shared_address(&shared_.full[buffer][chunk]), phase_[buffer]);
+  }
+
+  // Frees this group's half of a buffer.
+  __device__ __forceinline__ void release(int buffer) {
+    if (lane() == 0) mbarrier_arrive(shared_address(&shared_.empty[buffer][kGroup]));
+  }
+
+  // s_ = q k^T of a tile in this group's buffer; entries a row does not see are -infinity.
+  __device__ __forceinline__ void scores(const Piece& piece, int tile) {
+    std::uint8_t* kv = shared_.kv[kGroup];
+    const int begin = tile * kMlaTile;
+    const std::uint64_t q = k_major(shared_address(shared_.q));
+    const std::uint64_t k = k_major(shared_address(kv));
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      // In the order in which the copies are made.
+      const int chunk = kGroup == 0 || i < kHalfChunks ? i : i == kHalfChunks ? kChunks - 1 : i - 1;
+      wait_chunk(kGroup, chunk);
+      wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int step = 8 * chunk + j;
+        if (step >= kMlaWidth / 16) continue;
+        const int at = (step / 4 * kPanelBytes + step % 4 * 32) / 16;
+        wgmma_64x64(s_, q + at, k + at, step > 0);
+      }
+    }
+    wgmma_commit();
+    phase_[kGroup] ^= 1U;
+    wgmma_wait<0>();
+    if (piece.length() - begin < kMlaTile) clear_rows(kv, piece.length() - begin);
+    if (begin + kMlaTile <= piece.num_visible) return;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      const int entry = begin + i / 4 * 8 + lane() % 4 * 2 + i % 2;
+      if (entry >= visible_[i / 2 % 2]) s_[i] = -INFINITY;
+    }
+  }
+
+  // Maximum of each row's scaled scores, the same in the four threads of the row.
+  __device__ __forceinline__ void row_tops(float (&tops)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s_[4 * j + 2 * i], s_[4 * j + 2 * i + 1]));
+      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, 2));
+      tops[i] = top * scale_;
+    }
+  }
+
+  __device__ __forceinline__ static float raised(float top, float candidate) {
+    return candidate > top + kSlack ? candidate : top;
+  }
+
+  // p = 2^(scaled score - top) as bf16 A fragments of four k16 steps; sums of this thread's values.
+  __device__ __forceinline__ void probabilities(const float (&top)[2], std::uint32_t (&p)[16],
+                                                float (&sums)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float base = top[i] == -INFINITY ? 0.0F : top[i];
+      sums[i] = 0.0F;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float a = exp2_approx(fmaf(s_[4 * j + 2 * i], scale_, -base));
+        const float b = exp2_approx(fmaf(s_[4 * j + 2 * i + 1], scale_, -base));
+        sums[i] += a + b;
+        p[2 * j + i] = bf16_pair(a, b);
+      }
+    }
+  }
+
+  // Into the rope panel of this group's buffer.
+  __device__ __forceinline__ void store_probabilities(const std::uint32_t (&p)[16]) {
+    std::uint8_t* panel = shared_.kv[kGroup] + kRopePanel * kPanelBytes;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      auto* to = panel + panel_offset(row(i % 2), i / 2) + lane() % 4 * 4;
+      *reinterpret_cast<std::uint32_t*>(to) = p[i];
+    }
+  }
+
+  // Makes `top` the maximum that o and the sums refer to.
+  __device__ __forceinline__ void move_top(const float (&top)[2]) {
+    const bool moved = top[0] != top_[0] || top[1] != top_[1];
+    if (__any_sync(0xFFFFFFFFU, moved)) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float factor = top[i] == top_[i] ? 1.0F : exp2_approx(top_[i] - top[i]);
+        sum_[i] *= factor;
+#pragma unroll
+        for (int j = 0; j < 64; ++j) o_[j / 2 * 4 + 2 * i + j % 2] *= factor;
+        top_[i] = top[i];
+      }
+    }
+  }
+
+  __device__ __forceinline__ std::uint64_t values_of(int buffer) const {
+    return mn_major(shared_address(shared_.kv[buffer]) + kGroup * kHalfPanels * kPanelBytes);
+  }
+
+  __device__ __forceinline__ void add_own_values(const std::uint32_t (&p)[16]) {
+    const std::uint64_t v = values_of(kGroup);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) wgmma_64x256(o_, p + 4 * step, v + step * (2048 / 16));
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void add_other_values() {
+    wait_full(kOther);
+    const std::uint64_t v = values_of(kOther);
+    const std::uint64_t p = k_major(shared_address(shared_.kv[kOther]) + kRopePanel * kPanelBytes);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) wgmma_64x256(o_, p + step * 2, v + step * (2048 / 16), true);
+    wgmma_commit();
+  }
+
+  // Writes the piece's result: to o if nobody else works on its unit, else to the part's slot.
+  __device__ __forceinline__ void finish(const Piece& piece, int part) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum_[i] += __shfl_xor_sync(0xFFFFFFFFU, sum_[i], 1);
+      sum_[i] += __shfl_xor_sync(0xFFFFFFFFU, sum_[i], 2);
+      if (lane() % 4 == 0) shared_.sum[kGroup][row(i)] = sum_[i];
+    }
+    barrier_sync<kBlockBarrier, kConsumers>();
+    const int num_rows = num_rows_of(launch_, piece);
+    const int group = static_cast<int>(blockIdx.x) % launch_.num_groups;
+    const std::int64_t slot =
+        static_cast<std::int64_t>(2 * part + (piece.starts_unit ? 1 : 0)) * launch_.num_groups + group;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int r = row(i);
+      const float total = shared_.sum[0][r] + shared_.sum[1][r];
+      float* to = nullptr;
+      float factor = 1.0F;
+      if (r < num_rows && piece.whole()) {
+        const RowOf at = row_of(launch_, r);
+        const Heads& o = launch_.base.o;
+        to = o.data + (piece.first_row + at.token) * o.row_stride + at.head * o.head_stride +
+             kGroup * (kMlaLatent / 2);
+        factor = 1.0F / total;
+      } else if (r < num_rows) {
+        to = launch_.partial_o + (slot * kMlaRows + r) * kMlaLatent + kGroup * (kMlaLatent / 2);
+        if (kGroup == 0 && lane() % 4 == 0) launch_.partial_ml[slot * kMlaRows + r] = {top_[i], total};
+      }
+      store_row(to, i, factor);
+    }
+    if (kGroup == 0 && group == 0 && piece.starts_unit) {
+      for (int t = static_cast<int>(threadIdx.x); t < piece.num_tokens; t += kGroupThreads) {
+        launch_.splits[piece.first_row + t] = {
+            .first_part = part,
+            .num_parts = static_cast<std::int16_t>(piece.last_part - part + 1),
+            .token = static_cast<std::int16_t>(t)};
+      }
+    }
+  }
+
+  // This group's columns of row i, times the factor; null stores nothing. The four threads of a row trade
+  // pairs, so that each stores four neighbouring columns.
+  __device__ __forceinline__ void store_row(float* to, int i, float factor) {
+    const bool odd = lane() % 2 != 0;
+#pragma unroll
+    for (int j = 0; j < 32; j += 2) {
+      const float a0 = o_[4 * j + 2 * i] * factor;
+      const float a1 = o_[4 * j + 2 * i + 1] * factor;
+      const float b0 = o_[4 * j + 4 + 2 * i] * factor;
+      const float b1 = o_[4 * j + 4 + 2 * i + 1] * factor;
+      const float x = __shfl_xor_sync(0xFFFFFFFFU, odd ? a0 : b0, 1);
+      const float y = __shfl_xor_sync(0xFFFFFFFFU, odd ? a1 : b1, 1);
+      const float4 v = {odd ? x : a0, odd ? y : a1, odd ? b0 : x, odd ? b1 : y};
+      if (to != nullptr) *reinterpret_cast<float4*>(to + 8 * (j + (odd ? 1 : 0)) + lane() % 4 / 2 * 4) = v;
+    }
+  }
+
+  const MlaFast& launch_;
+  Shared& shared_;
+  float scale_;
+  float o_[128];
+  float s_[32];
+  float top_[2];
+  float sum_[2];  // of this group's tiles
+  int visible_[2];
+  std::uint32_t phase_[2] = {0, 0};
+};
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,224 @@
+// Brings tiles of the cache to shared memory, ahead of the consumers.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/attention/mla_block.cuh"
+#include "kernels/cuda/elementwise/cache_codes.cuh"
+
+namespace nibble::kernels::cuda {
+
+class PageIds {
+ public:
+  __device__ PageIds(const MlaFast& launch, const Piece& piece)
+      : table_(launch.base.page_tables + static_cast<std::int64_t>(piece.seq) * launch.base.max_pages),
+        page_size_(launch.base.page_size),
+        box_rows_(launch.box_rows),
+        length_(piece.length()) {}
+
+  // First cache slot of the box that begins at an entry; called by the whole warp. Entries are asked for in
+  // ascending order; 32 boxes are looked up at a time.
+  __device__ int slot(int entry) {
+    const int box = entry / box_rows_;
+    if (box >= next_) {
+      first_ = box;
+      next_ = box + 32;
+      const int mine = (box + static_cast<int>(threadIdx.x) % 32) * box_rows_;
+      slot_ = mine < length_ ? table_[mine / page_size_] * page_size_ + mine % page_size_ : 0;
+    }
+    return __shfl_sync(0xFFFFFFFFU, slot_, box - first_);
+  }
+
+ private:
+  const std::int32_t* table_;
+  int page_size_;
+  int box_rows_;
+  int length_;
+  int first_ = 0;
+  int next_ = 0;
+  int slot_ = 0;
+};
+
+__device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, const Schedule& schedule,
+                               Shared& shared) {
+  const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
+  const bool leader = threadIdx.x % 32 == 0;
+  const std::uint64_t policy = launch.num_groups > 1 ? kEvictNormal : kEvictFirst;
+  std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
+  Piece piece;
+  const int end = schedule.cut(part + 1);
+  for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+    PageIds pages(launch, piece);
+    for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
+      const int buffer = (tile - piece.tile_begin) % 2;
+      const int begin = tile * kMlaTile;
+      const int num_boxes = (min(kMlaTile, piece.length() - begin) + launch.box_rows - 1) / launch.box_rows;
+      const int panel_bytes = num_boxes * launch.box_rows * 128;
+      for (int half = 0; half < 2; ++half) {
+        mbarrier_wait(shared_address(&shared.empty[buffer][half]), phase[buffer]);
+        const auto copy_chunk = [&](int chunk) {
+          const std::uint32_t full = shared_address(&shared.full[buffer][chunk]);
+          const int num_panels = chunk == kChunks - 1 ? 1 : 2;
+          if (leader) mbarrier_expect(full, num_panels * panel_bytes);
+          for (int box = 0; box < num_boxes; ++box) {
+            const int slot = pages.slot(begin + box * launch.box_rows);
+            if (!leader) continue;
+            const std::uint32_t to =
+                shared_address(shared.kv[buffer]) + static_cast<std::uint32_t>(box * launch.box_rows * 128);
+            for (int p = 2 * chunk; p < 2 * chunk + num_panels; ++p) {
+              copy_box(to + p * kPanelBytes, map, p * kPanelColumns, slot, full, policy);
+            }
+          }
+        };
+        for (int i = 0; i < kHalfChunks; ++i) copy_chunk(half * kHalfChunks + i);
+        if (half == rope_half(buffer)) copy_chunk(kChunks - 1);
+      }
+      phase[buffer] ^= 1U;
+    }
+  }
+}
+
+// Brings the queries of the part's later pieces nearer; one warp. The first one's are read at once anyway.
+__device__ inline void prefetch_queries(const MlaFast& launch, const Schedule& schedule) {
+  constexpr int kMaxPieces = 4;  // what is fetched too early is lost again
+  const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
+  const int end = schedule.cut(part + 1);
+  int position = schedule.cut(part);
+  Piece piece;
+  for (int i = 0; i < kMaxPieces && schedule.next(part, position, end, piece); ++i) {
+    const int num_rows = i == 0 ? 0 : num_rows_of(launch, piece);
+    for (int row = static_cast<int>(threadIdx.x) % 32; row < num_rows; row += 32) {
+      const RowOf at = row_of(launch, row);
+      const Heads& latent = launch.base.q_latent;
+      const Heads& pe = launch.base.q_pe;
+      const std::int64_t q_row = piece.first_row + at.token;
+      prefetch_global(latent.data + q_row * latent.row_stride + at.head * latent.head_stride, kMlaLatent * 4);
+      prefetch_global(pe.data + q_row * pe.row_stride + at.head * pe.head_stride, kMlaRope * 4);
+    }
+  }
+}
+
+// The FP8 cache: its entries have no alignment that bulk copies could use, and are decoded on the way. A warp
+// takes every fourth entry of a tile, one word (four codes) a lane at a time.
+template <CacheCodes kCodes>
+class Decoder {
+ public:
+  __device__ __forceinline__ Decoder(const MlaFast& launch, Shared& shared)
+      : launch_(launch), shared_(shared) {}
+
+  __device__ __forceinline__ void run(const Schedule& schedule) {
+    const int part = static_cast<int>(blockIdx.x) / launch_.num_groups;
+    const int end = schedule.cut(part + 1);
+    std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
+    Piece piece;
+    for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+      std::int64_t entries = locate(piece, piece.tile_begin);
+      float scales = scale_of(entries);
+      fetch(entries, 0, batches_[0]);
+      for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
+        const int buffer = (tile - piece.tile_begin) % 2;
+        const std::int64_t next = tile + 1 < piece.tile_end ? locate(piece, tile + 1) : -1;
+        const float next_scales = scale_of(next);
+        fetch(entries, 1, batches_[1]);
+        mbarrier_wait(shared_address(&shared_.empty[buffer][0]), phase[buffer]);
+        mbarrier_wait(shared_address(&shared_.empty[buffer][1]), phase[buffer]);
+        phase[buffer] ^= 1U;
+#pragma unroll
+        for (int batch = 0; batch < kBatches; ++batch) {
+          decode(batch, batches_[batch % 2], scales, shared_.kv[buffer]);
+          // Two batches are always under way, also over the border of two tiles.
+          if (batch + 2 < kBatches) {
+            fetch(entries, batch + 2, batches_[batch % 2]);
+          } else if (batch + 2 == kBatches) {
+            fetch(next, 0, batches_[0]);
+          }
+        }
+        entries = next;
+        scales = next_scales;
+        fence_async_proxy();
+        __syncwarp();
+        if (lane() == 0) {
+          for (int chunk = 0; chunk < kChunks; ++chunk)
+            mbarrier_arrive(shared_address(&shared_.full[buffer][chunk]));
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kWarpEntries = kMlaTile / kProducerWarps;
+  static constexpr int kBatch = 4;  // entries
+  static constexpr int kBatches = kWarpEntries / kBatch;
+  static_assert(kBatches % 2 == 0, "a tile begins with the first of the two sets of registers");
+
+  struct Batch {
+    std::uint32_t codes[kBatch][4];
+    std::uint32_t rope[kBatch];
+  };
+
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ __forceinline__ static int warp() { return static_cast<int>(threadIdx.x) / 32 % kProducerWarps; }
+
+  // Where in the cache entry `lane` of this warp's 16 of a tile begins, in bytes; -1 past the piece's length.
+  __device__ __forceinline__ std::int64_t locate(const Piece& piece, int tile) const {
+    const MlaLaunch& base = launch_.base;
+    const int entry = tile * kMlaTile + warp() * kWarpEntries + lane() % kWarpEntries;
+    if (entry >= piece.length()) return -1;
+    const std::int64_t page =
+        base.page_tables[static_cast<std::int64_t>(piece.seq) * base.max_pages + entry / base.page_size];
+    return (page * base.page_size + entry % base.page_size) * base.cache.stride;
+  }
+
+  __device__ __forceinline__ float scale_of(std::int64_t entry) const {
+    if (entry < 0) return 0.0F;
+    return *reinterpret_cast<const float*>(static_cast<const std::uint8_t*>(launch_.base.cache.data) + entry +
+                                           fp8_scale_at(kMlaLatent));
+  }
+
+  // Entries that are not there are zeros.
+  __device__ __forceinline__ void fetch(std::int64_t entries, int batch, Batch& to) const {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const std::int64_t at = __shfl_sync(0xFFFFFFFFU, entries, batch * kBatch + i);
+      const bool present = at >= 0;
+      const auto* entry = reinterpret_cast<const std::uint32_t*>(
+          static_cast<const std::uint8_t*>(launch_.base.cache.data) + (present ? at : 0));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) to.codes[i][j] = present ? __ldg(entry + j * 32 + lane()) : 0U;
+      to.rope[i] = present ? __ldg(entry + fp8_rope_at(kMlaLatent) / 4 + lane()) : 0U;
+    }
+  }
+
+  __device__ __forceinline__ void decode(int batch, const Batch& from, float scales,
+                                         std::uint8_t* tile) const {
+    constexpr auto kKind = kCodes == CacheCodes::e4m3 ? __NV_E4M3 : __NV_E5M2;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int row = warp() * kWarpEntries + batch * kBatch + i;
+      const float scale = __shfl_sync(0xFFFFFFFFU, scales, batch * kBatch + i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const std::uint32_t word = from.codes[i][j];
+        const auto low = __half22float2(
+            __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word), kKind)));
+        const auto high = __half22float2(
+            __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word >> 16), kKind)));
+        auto* to =
+            tile + (2 * j + lane() / 16) * kPanelBytes + panel_offset(row, lane() % 16 / 2) + lane() % 2 * 8;
+        *reinterpret_cast<uint2*>(to) = {bf16_pair(low.x * scale, low.y * scale),
+                                         bf16_pair(high.x * scale, high.y * scale)};
+      }
+      auto* to = tile + kRopePanel * kPanelBytes + panel_offset(row, lane() / 4) + lane() % 4 * 4;
+      *reinterpret_cast<std::uint32_t*>(to) = from.rope[i];
+    }
+  }
+
+  const MlaFast& launch_;
+  Shared& shared_;
+  Batch batches_[2];
+};
+
+}  // namespace nibble::kernels::cuda
