@@ -11,6 +11,7 @@
 // are then added by whichever block comes last, always in the same order.
 #include <algorithm>
 
+#include "kernels/cuda/counters.h"
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/dispatch.h"
@@ -33,7 +34,8 @@ struct DecodeArgs {
   std::int64_t x_stride;
   float* y;
   std::int64_t y_stride;
-  float* partials;  // [slice][tile][matrix][kSumsOfWarp]
+  float* partials;          // [slice][tile][matrix][kSumsOfWarp]
+  std::uint32_t* finished;  // [tile] slices finished so far of a sliced product
   int m;
   int slices;
   int slice_blocks;
@@ -71,10 +73,6 @@ template <Format kFormat>
 constexpr int max_input_blocks(int m) {
   return (kMaxSharedBytes - static_cast<int>(sizeof(SharedMemory<kFormat>))) / (128 * m);
 }
-
-// Tiles finished so far of a sliced product; zero between launches.
-constexpr int kMaxSlicedTiles = 16384;
-__device__ unsigned finished_slices[kMaxSlicedTiles];
 
 struct Run {
   int begin;
@@ -344,11 +342,11 @@ __device__ __forceinline__ bool combine_slices(const DecodeArgs& args, int slice
   __threadfence();
   __syncwarp();
   unsigned before = 0;
-  if (lane == 0) before = atomicAdd(&finished_slices[tile], 1U);
+  if (lane == 0) before = atomicAdd(&args.finished[tile], 1U);
   before = __shfl_sync(0xFFFFFFFFU, before, 0);
   if (before != static_cast<unsigned>(args.slices) - 1U) return false;
   __threadfence();
-  if (lane == 0) finished_slices[tile] = 0U;
+  if (lane == 0) args.finished[tile] = 0U;
 #pragma unroll
   for (int i = 0; i < kMatrices * 4; ++i) sums[i / 4][i % 4] = 0.0F;
   for (int i = 0; i < args.slices; ++i) {
@@ -504,7 +502,7 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int nu
   for (int slices = 1; slices <= std::min(max_slices, kBlocksOfSm * num_sms); ++slices) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
     if (slice_blocks > input_blocks || ceil_div(w.num_blocks, slice_blocks) != slices) continue;
-    if (slices > 1 && w.num_tiles > kMaxSlicedTiles) break;
+    if (slices > 1 && w.num_tiles > kNumCounters) break;
     for (int warps_k = 1; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
       const int teams = kConsumers / (warps_k * num_matrices);
       for (int of_sm = 1; of_sm <= kBlocksOfSm; ++of_sm) {
@@ -577,6 +575,7 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
       .y = p.y,
       .y_stride = p.y_stride,
       .partials = reinterpret_cast<float*>(launch.scratch),
+      .finished = launch.counters,
       .m = p.m,
       .slices = cut.slices,
       .slice_blocks = cut.slice_blocks,

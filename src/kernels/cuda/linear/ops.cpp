@@ -15,6 +15,11 @@
 namespace nibble::kernels::cuda {
 namespace {
 
+Launch launch_on(CudaExec& cuda, std::byte* scratch = nullptr) {
+  return {
+      .stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch, .counters = cuda.counters()};
+}
+
 void check_product(const TensorView& x, const WeightShape& w, const TensorView& y) {
   NIB_CHECK(x.dim(x.rank - 1) == w.k && y.dim(y.rank - 1) == w.n && x.dim(0) == y.dim(0),
             "product of x [{}, {}] and w [{}, {}] into y [{}, {}]", x.dim(0), x.dim(x.rank - 1), w.n, w.k,
@@ -59,7 +64,7 @@ void launch_two_products(const Product& gate, const PackedWeight& up, CudaExec& 
                                      scratch_bytes(up, 1, gate.m, cuda.num_sms()));
   const std::size_t aligned_inner = (inner + 255) / 256 * 256;
   std::byte* scratch = cuda.scratch(aligned_inner + 2 * sums * sizeof(float));
-  const Launch launch{.stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch};
+  const Launch launch = launch_on(cuda, scratch);
   auto* gate_sums = reinterpret_cast<float*>(scratch + aligned_inner);
   Product part = gate;
   part.y = gate_sums;
@@ -75,7 +80,7 @@ void launch_two_products(const Product& gate, const PackedWeight& up, CudaExec& 
 
 void embed(Exec& exec, const EmbedArgs& args) {
   CudaExec& cuda = cuda_exec(exec);
-  const Launch launch{.stream = cuda.stream(), .num_sms = cuda.num_sms()};
+  const Launch launch = launch_on(cuda);
   launch_embed(packed_weight(args.table), args.ids, static_cast<int>(args.y.dim(0)), args.y.f32(),
                args.y.stride[0], launch);
   check_launch("embed");
@@ -87,7 +92,7 @@ void linear(Exec& exec, const LinearArgs& args) {
   CudaExec& cuda = cuda_exec(exec);
   Product p = make_product(args.x, args.w, args.y);
   p.accumulate = args.accumulate;
-  Launch launch{.stream = cuda.stream(), .num_sms = cuda.num_sms()};
+  Launch launch = launch_on(cuda);
   if (args.precision == Precision::exact) {
     launch_exact_product(p, launch);
   } else {
@@ -105,9 +110,7 @@ void gated_linear(Exec& exec, const GatedLinearArgs& args) {
   const Product gate = make_product(args.x, args.gate, args.y);
   const PackedWeight up = packed_weight(args.up);
   if (can_fuse(gate.w, up)) {
-    const Launch launch{.stream = cuda.stream(),
-                        .num_sms = cuda.num_sms(),
-                        .scratch = cuda.scratch(scratch_bytes(gate.w, 2, gate.m, cuda.num_sms()))};
+    const Launch launch = launch_on(cuda, cuda.scratch(scratch_bytes(gate.w, 2, gate.m, cuda.num_sms())));
     launch_fast_product(gate, &up, launch);
   } else {
     launch_two_products(gate, up, cuda);
@@ -118,8 +121,7 @@ void gated_linear(Exec& exec, const GatedLinearArgs& args) {
 void head_linear(Exec& exec, const HeadLinearArgs& args) {
   check_product(args.x, args.w.shape, args.y);
   CudaExec& cuda = cuda_exec(exec);
-  launch_head_product(make_product(args.x, args.w, args.y),
-                      {.stream = cuda.stream(), .num_sms = cuda.num_sms()});
+  launch_head_product(make_product(args.x, args.w, args.y), launch_on(cuda));
   check_launch("head_linear");
 }
 
@@ -129,8 +131,7 @@ void head_linear_transposed(Exec& exec, const HeadLinearTransposedArgs& args) {
             "transposed product of x [{}, {}, {}] and w [{}, {}]", args.x.dim(0), args.x.dim(1),
             args.x.dim(2), w.n, w.k);
   CudaExec& cuda = cuda_exec(exec);
-  launch_transposed_product(make_product(args.x, args.w, args.y),
-                            {.stream = cuda.stream(), .num_sms = cuda.num_sms()});
+  launch_transposed_product(make_product(args.x, args.w, args.y), launch_on(cuda));
   check_launch("head_linear_transposed");
 }
 
