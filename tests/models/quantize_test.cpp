@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <fstream>
 
@@ -14,6 +13,7 @@
 #include "tests/models/editable_checkpoint.h"
 #include "tests/support/compare.h"
 #include "tests/support/paths.h"
+#include "tests/support/test_directory.h"
 
 namespace nibble::testing {
 namespace {
@@ -25,16 +25,6 @@ using ::testing::HasSubstr;
 
 class Quantize : public ::testing::Test {
  protected:
-  Quantize() {
-    std::string name = (fs::temp_directory_path() / "nibble-quantize-XXXXXX").native();
-    EXPECT_NE(mkdtemp(name.data()), nullptr);
-    dir_ = name;
-  }
-  ~Quantize() override {
-    std::error_code ignored;
-    fs::remove_all(dir_, ignored);
-  }
-
   [[nodiscard]] QuantizeOptions options(const std::string& model, const std::string& format) const {
     return {.source = test_data("golden") / model,
             .destination = dir_ / format,
@@ -42,7 +32,8 @@ class Quantize : public ::testing::Test {
             .num_threads = 2};
   }
 
-  fs::path dir_;
+  const TestDirectory temporary_;
+  const fs::path& dir_ = temporary_.path();
 };
 
 std::vector<float> decode(const MatrixView& matrix) {

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 
 #include "cli/command.h"
@@ -93,7 +94,7 @@ class QuantizeCommand final : public Command {
     GptqSettings& gptq = quantize_.gptq;
     gptq.bits = bits_ == "8" ? 8 : 4;
     gptq.group_size = group_size_;
-    gptq.damp_percent = static_cast<double>(damp_);
+    gptq.damp_percent = std::round(static_cast<double>(damp_) * 1e6) / 1e6;  // as it was written
     if (calibration_.empty()) return {};
     NIB_TRY(const std::string text, read_file(calibration_, kMaxCalibrationBytes));
     NIB_TRY(const Tokenizer tokenizer, Tokenizer::load(quantize_.source));
@@ -123,7 +124,7 @@ class QuantizeCommand final : public Command {
                           report.files.size());
     }
     text +=
-        fmt::format("{:.1f} s, {:.0f} MB/s of source, peak memory {}\n", seconds,
+        fmt::format("{:.1f} s, {:.1f} MB/s of source, peak memory {}\n", seconds,
                     static_cast<double>(report.source_bytes) / 1e6 / seconds, format_bytes(peak_memory()));
     for (const std::string& note : report.notes) text += fmt::format("note: {}\n", printable(note));
     return print(text);
