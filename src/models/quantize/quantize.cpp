@@ -69,6 +69,7 @@ class ShardWriter {
   void skip(const QuantizeItem& item) {
     for (const formats::TensorInfo* tensor : item.tensors) formats::advise_done(tensor->data);
     done_ += item.source_bytes();
+    if (item.action == Action::gptq) layer_bytes_[item.layer_idx] -= item.source_bytes();
   }
 
   Status report_progress(std::uint64_t ahead = 0) {
@@ -190,7 +191,7 @@ class ShardWriter {
   std::unordered_map<const std::byte*, float> amax_;  // by the codes of a matrix
   std::unique_ptr<models::Calibration> calibration_;  // of gptq, made when it is needed
   std::int32_t calibrated_layer_ = -1;
-  std::unordered_map<std::int32_t, std::uint64_t> layer_bytes_;  // of the layer's gptq items
+  std::unordered_map<std::int32_t, std::uint64_t> layer_bytes_;  // of gptq items to come
   std::uint64_t done_ = 0;
   std::uint64_t shown_ = 0;  // never goes back
   std::uint64_t total_ = 0;
