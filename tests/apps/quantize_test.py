@@ -280,7 +280,7 @@ class Gptq(Folder):
         answer = nibble.run("eval", "kld", model, "--reference", nibble.DEMO, "--text", nibble.DEMO / "valid.txt",
                             "--tokens", "4096", "--json", *options)
         self.assertEqual(answer.code, 0, answer)
-        return answer.json["mean"]
+        return answer.json["kld"]["mean"]
 
     def test_better_than_rounding_to_nearest(self):
         written = self.quantize(nibble.DEMO, "gptq", *self.OPTIONS, "--calibration-tokens", "8192")
