@@ -29,9 +29,9 @@ struct GptqClaim {
 
 struct QuantizationClaim {
   QuantMethod method = QuantMethod::none;
-  GptqClaim gptq;                      // with QuantMethod::gptq
   std::vector<QuantizedGroup> groups;  // one per format; none with QuantMethod::none
   std::vector<std::string> ignore;     // what stays unquantised
+  GptqClaim gptq;                      // with QuantMethod::gptq
 };
 
 // The text of config.json with the claim in place of whatever quantization_config there was; everything

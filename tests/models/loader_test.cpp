@@ -142,6 +142,19 @@ TEST(Loader, ExpertsOfALayerShareAFormat) {
                      HasSubstr("model.layers.1.mlp.experts.0.up_proj.weight"), HasSubstr("fp8")));
 }
 
+TEST(Loader, GateAndUpShareAFormat) {
+  for (const std::string module : {"model.layers.0.mlp.", "model.layers.1.mlp.shared_experts."}) {
+    EditableCheckpoint checkpoint("v3-tiny-fp8");
+    EditableTensor& up = checkpoint.tensor(module + "up_proj.weight");
+    up.dtype = "BF16";
+    up.bytes.assign(up.bytes.size() * 2, std::byte{0});
+    checkpoint.tensors.erase(module + "up_proj.weight_scale_inv");
+    expect_error(checkpoint, ErrorCode::unsupported,
+                 AllOf(HasSubstr(module + "gate_proj.weight"), HasSubstr("fp8"),
+                       HasSubstr(module + "up_proj.weight"), HasSubstr("bf16")));
+  }
+}
+
 TEST(Loader, AttentionMayHaveAnotherFormat) {
   EditableCheckpoint checkpoint("v3-tiny-fp8");
   EditableTensor& o_proj = checkpoint.tensor(kOProj);

@@ -115,7 +115,7 @@ std::vector<float> solved(const Binding& source, const InputRecorder::Inputs* in
     for (const std::vector<float>& rows : inputs->windows)
       hessian.add(rows.data(), static_cast<std::int64_t>(rows.size()) / k, threads);
   }
-  if (hessian.num_rows() * 4 < k) {
+  if (hessian.num_rows() < 2 * k) {
     auto nearest = quant::EncodedMatrix::allocate(source.spec->n, k,
                                                   {.format = format,
                                                    .group_k = settings.group_size,
@@ -157,7 +157,7 @@ TEST_P(QuantizeGptq, ReadBackAsSolved) {
                           .format = "gptq",
                           .num_threads = 2,
                           .gptq = param.settings};
-  request.gptq.calibration = random_tokens(330);
+  request.gptq.calibration = random_tokens(930);
   request.gptq.window = kWindow;
   const auto report = quantize_checkpoint(request);
   ASSERT_TRUE(report.ok()) << report.error().message;
@@ -209,8 +209,8 @@ class QuantizeGptqRun : public ::testing::Test {
                             .format = "gptq",
                             .max_shard_bytes = 60'000,
                             .num_threads = 2};
-    options.gptq.calibration = random_tokens(150);
-    options.gptq.window = 64;
+    options.gptq.calibration = random_tokens(500);
+    options.gptq.window = 128;
     options.gptq.group_size = 32;
     return options;
   }

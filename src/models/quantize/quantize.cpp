@@ -89,7 +89,7 @@ class ShardWriter {
   [[nodiscard]] std::string place(const formats::TensorInfo& tensor) const {
     const formats::Checkpoint& checkpoint = plan_.shape.checkpoint;
     return fmt::format("{}: tensor {}", printable(checkpoint.files()[tensor.file_idx].native(), 1024),
-                       quote(tensor.name));
+                       formats::tensor_label(tensor));
   }
 
   Result<QuantizedTensor> write_item(const QuantizeItem& item, formats::SafetensorsWriter& writer,
