@@ -127,10 +127,15 @@ struct IgnoredSuffix {
   std::string_view suffix;
   std::string_view why;
 };
+constexpr std::string_view kCacheScales =
+    "static cache scales, of full keys and values; the cache holds latents and, in FP8, a scale for each "
+    "token";
 constexpr std::array kIgnoredSuffixes = {
     IgnoredSuffix{".rotary_emb.inv_freq", "rope frequencies are computed from config.json"},
-    IgnoredSuffix{".k_scale", "scales of full keys and values, which the cache does not hold"},
-    IgnoredSuffix{".v_scale", "scales of full keys and values, which the cache does not hold"},
+    IgnoredSuffix{".k_scale", kCacheScales},
+    IgnoredSuffix{".v_scale", kCacheScales},
+    IgnoredSuffix{".kv_scale", kCacheScales},
+    IgnoredSuffix{".kv_cache_scaling_factor", kCacheScales},
     IgnoredSuffix{".input_scale",
                   "static activation scales; schemes that quantise activations scale them token by token"},
     IgnoredSuffix{".input_global_scale",

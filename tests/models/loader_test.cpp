@@ -182,6 +182,21 @@ TEST(Loader, PredictionLayerAndUnusedScalesAreSkippedWithANote) {
   EXPECT_EQ((*model)->info().num_layers, num_layers);
 }
 
+// ModelOpt's, compressed-tensors' and TensorRT-LLM's names; with them and without, the model is the same.
+TEST(Loader, StaticCacheScalesAreIgnoredWithANote) {
+  EditableCheckpoint checkpoint("v3-tiny-fp8");
+  for (const char* name :
+       {"k_proj.k_scale", "v_proj.v_scale", "k_scale", "v_scale", "kv_scale", "kv_cache_scaling_factor"}) {
+    checkpoint.add_f32(std::string("model.layers.0.self_attn.") + name, {}, 0.5F);
+  }
+  const auto model = load(checkpoint);
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_THAT((*model)->info().notes, Contains(AllOf(HasSubstr("6 tensors"), HasSubstr("static cache scales"),
+                                                     HasSubstr("a scale for each token"))));
+  checkpoint.add_f32("model.layers.0.self_attn.q_scale", {}, 0.5F);
+  expect_error(checkpoint, ErrorCode::bad_input, HasSubstr("q_scale"));
+}
+
 TEST(Loader, LayersFarBeyondTheModelAreLeftOver) {
   EditableCheckpoint checkpoint("v3-tiny-fp8");
   checkpoint.add_f32("model.layers.99.eh_proj.weight", {4, 8}, 1.0F);
