@@ -5,56 +5,19 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "core/check.h"
 #include "core/quote.h"
 #include "quant/gptq/hessian.h"
-#include "quant/int_layouts.h"
 
 namespace nibble::models {
 namespace {
 
 constexpr std::int64_t kAllGroups = -1;
 
-// Rows a thread decodes or encodes at a time: a multiple of FP8's scale blocks.
-constexpr std::int64_t kTaskRows = 128;
-
 std::size_t hessian_bytes(std::int64_t k) { return static_cast<std::size_t>(k * k) * sizeof(float); }
-
-std::vector<float> decode(const quant::MatrixView& matrix, ThreadPool& threads) {
-  std::vector<float> weights(static_cast<std::size_t>(matrix.n * matrix.k));
-  threads.parallel_for((matrix.n + kTaskRows - 1) / kTaskRows, [&](std::int64_t task, int) {
-    const std::int64_t begin = task * kTaskRows;
-    const std::int64_t end = std::min(begin + kTaskRows, matrix.n);
-    quant::RowBuffer buffer;
-    quant::dequantize_rows(quant::canonical_rows(matrix, begin, end, buffer), 0, end - begin,
-                           weights.data() + begin * matrix.k);
-  });
-  return weights;
-}
-
-void round_to_nearest(const std::vector<float>& weights, quant::EncodedMatrix& out, ThreadPool& threads) {
-  const quant::MatrixView view = out.view();
-  threads.parallel_for((view.n + kTaskRows - 1) / kTaskRows, [&](std::int64_t task, int) {
-    const std::int64_t begin = task * kTaskRows;
-    quant::encode_rows(weights.data() + begin * view.k, begin, std::min(begin + kTaskRows, view.n), out);
-  });
-}
-
-quant::EncodeError error_of(const std::vector<float>& weights, const quant::MatrixView& made,
-                            ThreadPool& threads) {
-  std::vector<quant::EncodeError> errors(static_cast<std::size_t>((made.n + kTaskRows - 1) / kTaskRows));
-  threads.parallel_for(static_cast<std::int64_t>(errors.size()), [&](std::int64_t task, int) {
-    const std::int64_t begin = task * kTaskRows;
-    errors[static_cast<std::size_t>(task)] = quant::measure_error(weights.data() + begin * made.k, begin,
-                                                                  std::min(begin + kTaskRows, made.n), made);
-  });
-  return std::accumulate(errors.begin(), errors.end(), quant::EncodeError{},
-                         [](quant::EncodeError sum, const quant::EncodeError& e) { return sum += e; });
-}
 
 }  // namespace
 
@@ -225,21 +188,21 @@ Result<CalibratedMatrix> Calibration::quantize_matrix(const Target& target,
   ThreadPool& threads = runner_->threads();
   const quant::EncodeOptions& options = target.item->options;
   const quant::MatrixView& source = target.source->matrix;
-  const std::vector<float> weights = decode(source, threads);
   if (factor == nullptr) {
     NIB_TRY(quant::EncodedMatrix nearest, quant::EncodedMatrix::allocate(source.n, source.k, options));
-    round_to_nearest(weights, nearest, threads);
-    const quant::EncodeError error = error_of(weights, nearest.view(), threads);
+    NIB_TRY(const quant::EncodeError error,
+            quant::requantize(source, nearest, quote(target.item->name), threads));
     return CalibratedMatrix{
         .matrix = {.matrix = std::move(nearest), .g_idx = {}}, .error = error, .rounded_to_nearest = true};
   }
+  const std::vector<float> weights = quant::decode_matrix(source, threads);
   NIB_TRY(quant::GptqMatrix solved, quant::gptq_quantize(weights.data(), source.n, *factor,
                                                          {.format = options.format,
                                                           .group_k = options.group_k,
                                                           .zero_points = options.zero_points,
                                                           .scales = options.scales},
                                                          threads));
-  const quant::EncodeError error = error_of(weights, solved.view(), threads);
+  const quant::EncodeError error = quant::measure_error(source, solved.view(), threads);
   return CalibratedMatrix{.matrix = std::move(solved), .error = error};
 }
 

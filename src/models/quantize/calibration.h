@@ -29,9 +29,9 @@ struct CalibratedMatrix {
   bool rounded_to_nearest = false;  // because they were too few
 };
 
-// Of fewer tokens, a Hessian says too little about what other texts send: on models/demo with 256 tokens in all,
-// a limit of 1/4, 1 and 2 gives a KL divergence of 0.0254, 0.0213 and 0.0181, rounding everything to nearest
-// 0.0204; with 1024 tokens 0.0163, 0.0160 and 0.0152.
+// Of fewer tokens, a Hessian says too little about what other texts send: on models/demo with 256 tokens in
+// all, a limit of 1/4, 1 and 2 gives a KL divergence of 0.0254, 0.0213 and 0.0181, rounding everything to
+// nearest 0.0204; with 1024 tokens 0.0163, 0.0160 and 0.0152.
 inline constexpr double kMinTokensPerInput = 2.0;
 
 class Calibration {

@@ -13,9 +13,9 @@
 #include "formats/mapped_file.h"
 #include "models/quantize/calibration.h"
 #include "models/quantize/destination.h"
-#include "models/quantize/matrix_encoder.h"
 #include "models/quantize/plan.h"
 #include "models/quantize/run_state.h"
+#include "quant/encode/requantize.h"
 #include "quant/int_layouts.h"
 
 namespace nibble {
@@ -34,8 +34,7 @@ class ShardWriter {
       : options_(options),
         plan_(plan),
         progress_(progress),
-        threads_(options.num_threads > 0 ? options.num_threads : default_num_threads()),
-        encoder_(threads_) {
+        threads_(options.num_threads > 0 ? options.num_threads : default_num_threads()) {
     for (const QuantizeItem& item : plan.items) {
       total_ += item.source_bytes();
       if (item.action == Action::gptq) layer_bytes_[item.layer_idx] += item.source_bytes();
@@ -121,10 +120,12 @@ class ShardWriter {
     if (options.format == quant::WeightFormat::nvfp4) {
       NIB_TRY(options.global_scale, global_scale(item));
     }
-    NIB_TRY(const models::EncodedResult encoded,
-            encoder_.encode(item.matrix, options, place(*item.tensors.front())));
-    NIB_TRY_STATUS(formats::write_matrix(encoded.matrix.view(), plan_.claim.method, write));
-    set_error(row, encoded.error);
+    const std::string name = place(*item.tensors.front());
+    auto encoded = quant::EncodedMatrix::allocate(item.matrix.n, item.matrix.k, options);
+    if (!encoded.ok()) return std::move(encoded).error().with_context(name);
+    NIB_TRY(const quant::EncodeError error, quant::requantize(item.matrix, *encoded, name, threads_));
+    NIB_TRY_STATUS(formats::write_matrix(encoded->view(), plan_.claim.method, write));
+    set_error(row, error);
     return row;
   }
 
@@ -168,7 +169,7 @@ class ShardWriter {
   Result<float> amax_of(const quant::MatrixView& matrix, const std::string& name) {
     if (const auto it = amax_.find(matrix.codes); it != amax_.end()) return it->second;
     NIB_TRY_STATUS(quant::check_integer_layout(matrix, name));
-    return amax_[matrix.codes] = encoder_.abs_max(matrix);
+    return amax_[matrix.codes] = quant::abs_max(matrix, threads_);
   }
 
   // Values that are not finite are found, and named, when the matrix is encoded.
@@ -187,7 +188,6 @@ class ShardWriter {
   const QuantizePlan& plan_;
   const ProgressCallback& progress_;
   ThreadPool threads_;
-  models::MatrixEncoder encoder_;
   std::unordered_map<const std::byte*, float> amax_;  // by the codes of a matrix
   std::unique_ptr<models::Calibration> calibration_;  // of gptq, made when it is needed
   std::int32_t calibrated_layer_ = -1;
