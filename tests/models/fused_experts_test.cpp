@@ -5,7 +5,7 @@
 
 #include "models/checkpoint_shape.h"
 #include "nibble/quantize.h"
-#include "quant/int_layouts.h"
+#include "tests/models/decoded_matrix.h"
 #include "tests/models/editable_checkpoint.h"
 #include "tests/support/compare.h"
 
@@ -52,13 +52,6 @@ void fuse(EditableCheckpoint& checkpoint, const Fusion& fusion) {
   join("w2_", {"down_proj"});
 }
 
-std::vector<float> decode(const quant::MatrixView& matrix) {
-  quant::RowBuffer buffer;
-  std::vector<float> values(static_cast<std::size_t>(matrix.n * matrix.k));
-  quant::dequantize_rows(quant::canonical_rows(matrix, 0, matrix.n, buffer), 0, matrix.n, values.data());
-  return values;
-}
-
 void expect_same(const std::filesystem::path& a, const std::filesystem::path& b) {
   const auto one = models::shape_checkpoint(a, {});
   const auto other = models::shape_checkpoint(b, {});
@@ -70,7 +63,7 @@ void expect_same(const std::filesystem::path& a, const std::filesystem::path& b)
     const Binding& right = other->bound.bindings[i];
     if (!left.spec->is_matrix()) continue;
     EXPECT_EQ(left.matrix.format, right.matrix.format) << left.spec->name;
-    EXPECT_TRUE(same_floats(decode(left.matrix), decode(right.matrix))) << left.spec->name;
+    EXPECT_TRUE(same_floats(decoded(left.matrix), decoded(right.matrix))) << left.spec->name;
   }
 }
 

@@ -12,7 +12,7 @@
 #include "quant/encode/encode.h"
 #include "quant/gptq/gptq.h"
 #include "quant/gptq/hessian.h"
-#include "quant/int_layouts.h"
+#include "tests/models/decoded_matrix.h"
 #include "tests/models/editable_checkpoint.h"
 #include "tests/models/paged_runner.h"
 #include "tests/support/compare.h"
@@ -35,13 +35,6 @@ std::vector<TokenId> random_tokens(std::int32_t count) {
   std::vector<TokenId> tokens;
   for (std::int32_t i = 0; i < count; ++i) tokens.push_back(random.below(kVocabulary));
   return tokens;
-}
-
-std::vector<float> decode(const quant::MatrixView& matrix) {
-  quant::RowBuffer buffer;
-  std::vector<float> values(static_cast<std::size_t>(matrix.n * matrix.k));
-  quant::dequantize_rows(quant::canonical_rows(matrix, 0, matrix.n, buffer), 0, matrix.n, values.data());
-  return values;
 }
 
 // The inputs of every weight and group, window after window.
@@ -107,7 +100,7 @@ struct WholeModel {
 std::vector<float> solved(const Binding& source, const InputRecorder::Inputs* inputs,
                           const GptqSettings& settings, ThreadPool& threads, int& solved_count) {
   const std::int64_t k = source.spec->k;
-  const std::vector<float> weights = decode(source.matrix);
+  const std::vector<float> weights = decoded(source.matrix);
   const auto format = settings.bits == 8 ? quant::WeightFormat::int8 : quant::WeightFormat::int4;
   auto hessian = quant::HessianAccumulator::allocate(k).value();
   if (inputs != nullptr) {
@@ -124,19 +117,19 @@ std::vector<float> solved(const Binding& source, const InputRecorder::Inputs* in
                                                    .zero_points = settings.zero_points})
                        .value();
     quant::encode_rows(weights.data(), 0, source.spec->n, nearest);
-    return decode(nearest.view());
+    return decoded(nearest.view());
   }
   ++solved_count;
   const auto factor =
       quant::HessianFactor::compute(hessian.upper(), k, {.act_order = settings.act_order}, threads).value();
-  return decode(quant::gptq_quantize(weights.data(), source.spec->n, factor,
-                                     {.format = format,
-                                      .group_k = settings.group_size,
-                                      .zero_points = settings.zero_points,
-                                      .scales = quant::ScaleRule::searched},
-                                     threads)
-                    .value()
-                    .view());
+  return decoded(quant::gptq_quantize(weights.data(), source.spec->n, factor,
+                                      {.format = format,
+                                       .group_k = settings.group_size,
+                                       .zero_points = settings.zero_points,
+                                       .scales = quant::ScaleRule::searched},
+                                      threads)
+                     .value()
+                     .view());
 }
 
 struct Case {
@@ -173,11 +166,11 @@ TEST_P(QuantizeGptq, ReadBackAsSolved) {
     if (!binding.spec->is_matrix()) continue;
     ASSERT_EQ(binding.spec->name, source.spec->name);
     if (binding.spec->kind == models::LayerKind::other) {
-      EXPECT_TRUE(same_floats(decode(binding.matrix), decode(source.matrix))) << binding.spec->name;
+      EXPECT_TRUE(same_floats(decoded(binding.matrix), decoded(source.matrix))) << binding.spec->name;
       continue;
     }
     ASSERT_EQ(binding.matrix.layout, quant::MatrixLayout::gptq) << binding.spec->name;
-    EXPECT_TRUE(same_floats(decode(binding.matrix),
+    EXPECT_TRUE(same_floats(decoded(binding.matrix),
                             solved(source, whole.inputs(source), request.gptq, threads, solved_count)))
         << binding.spec->name;
     ++compared;
