@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <span>
 
 #include "comm/communicator.h"
@@ -82,12 +83,32 @@ class TraceSink {
   virtual void record(const char* name, std::int32_t layer_idx, const TensorView& value) = 0;
 };
 
+// An input on its way into linear layers, before it is quantised: what calibration looks at.
+struct LinearInput {
+  std::initializer_list<const kernels::Weight*> weights;  // that all multiply it
+  std::int64_t group = 0;              // the one of the weights' groups that does, if `rows` is not empty
+  TensorView x;                        // [m, k] f32
+  std::span<const std::int32_t> rows;  // rows of x that this group gets; empty = all rows, all groups
+};
+
+// Receives the inputs of linear layers; null in normal operation. The router and the head are among them,
+// W_UK and W_UV in the naive form only.
+class InputSink {
+ public:
+  virtual ~InputSink() = default;
+  virtual void record(const LinearInput& input) = 0;
+};
+
 struct Context {
   const kernels::KernelTable& table;
   kernels::Exec& exec;
   Arena& arena;
   comm::Communicator& comm;
   TraceSink* trace = nullptr;
+  InputSink* inputs = nullptr;
+
+  // There is nothing to be seen while memory is counted.
+  [[nodiscard]] bool records_inputs() const { return inputs != nullptr && !arena.counting(); }
 
   // Both, in any order or at the same time: neither may use what the other writes.
   template <class First, class Second>

@@ -50,6 +50,10 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
                   .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
   const Linear& first_query = weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj;
   const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()});
+  if (ctx.records_inputs()) {
+    ctx.inputs->record(
+        {.weights = {&first_query.weight(), &weights_.kv_a_proj_with_mqa.weight()}, .x = x, .rows = {}});
+  }
   const auto prepare_queries = [&] {
     project_queries(ctx, input, m, q);
     rope.forward(ctx, step.q_pe, batch.arrays().positions);
@@ -134,6 +138,8 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
                  .latent = latent,
                  .k_pe = k_pe});
   const quant::ActivationFormat format = weights_.w_uk.shape.activations;
+  if (ctx.records_inputs())
+    ctx.inputs->record({.weights = {&weights_.w_uk, &weights_.w_uv}, .x = latent, .rows = {}});
   const TensorView kv_b_input = QuantizedInput(ctx, latent, {format}).as(format);
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uk, .y = k_nope});
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uv, .y = v});

@@ -43,7 +43,7 @@ std::int64_t task_rows(const quant::MatrixView& matrix) {
 std::string tensor_name(const Checkpoint& checkpoint, const Binding& binding) {
   const TensorInfo& tensor = binding.main_tensor();
   return fmt::format("{}: tensor {}", printable(checkpoint.files()[tensor.file_idx].native(), 1024),
-                     quote(tensor.name));
+                     formats::tensor_label(tensor));
 }
 
 std::size_t source_bytes(const Binding& binding) {
