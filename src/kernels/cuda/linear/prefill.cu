@@ -52,15 +52,18 @@ struct Config {
   static constexpr int kRows = kGroups * kTilesM * 64;
   static constexpr int kConsumers = kGroups * 128;
   static constexpr int kThreads = kConsumers + 128;  // and a warpgroup of which one warp copies
-  // 65536 registers, dealt out by role: the copying warpgroup leaves its own to the others.
-  static constexpr int kCopierRegisters = kGroups == 2 ? 56 : 48;
+  // Registers are dealt out by role: what the copying warpgroup leaves of its share goes to the others. A
+  // block starts with as many for every thread as its size allows, a multiple of 8.
+  static constexpr int kStartRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kCopierRegisters = kGroups == 2 ? 56 : 32;
   static constexpr int kConsumerRegisters = kGroups == 2 ? 224 : 112;
+  static_assert(kGroups * kConsumerRegisters + kCopierRegisters <= (kGroups + 1) * kStartRegisters,
+                "more registers than the block has would be waited for without end");
   // Groups of wgmma a warp lets run on while it decodes; with four warpgroups others fill the gap.
   [[maybe_unused]] static constexpr int kPending = kGroups == 2 ? 1 : 0;
   static constexpr int kRowTiles = kRows / kTileRows;
   static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
-  // Two groups of wgmma a stage at least: the stage before is let go at the second.
-  static constexpr int kBlocks = format_bits(kFormat) == 4 || kTilesM == 1 ? 2 : 1;
+  static constexpr int kBlocks = format_bits(kFormat) <= 8 ? 2 : 1;  // of k, in a stage
   static constexpr int kInputBytes = kBlocks * kTokens * kInputRowBytes;
   static constexpr int kTileCodeBytes = kBlocks * block_bytes(kFormat);
   static constexpr int kMaxGroups = kBlocks * (kBlockK / kChunkK);
@@ -74,6 +77,7 @@ struct Config {
   static constexpr int kPartialBytes = kRows * kTokens * 4;  // of a cluster's split, over the ring
   static constexpr int kSharedBytes = std::max(kStages * kStageBytes, kPartialBytes) + 1024 + 256;
   static_assert(kStages >= 2, "a pipeline has two stages at least");
+  static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
   static_assert(!(kWide && kGated), "gated products of wide scales are two products");
 };
 
@@ -284,8 +288,9 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
           ptx::wgmma_wait<C::kPending>();
-          const bool second = (b * C::kTilesM + i) * C::kParts + part == 1;
-          if (second && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+          // The last stage is read no more once its last group, and not only the one before, is done.
+          const bool let_go = (b * C::kTilesM + i) * C::kParts + part == C::kPending;
+          if (let_go && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             RowOperands operands{};
