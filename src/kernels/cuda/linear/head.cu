@@ -172,49 +172,63 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
   };
   constexpr int kOffsets[4] = {0, 1, 8, 9};
   float sums[4][kTokenTiles][4] = {};  // [16 columns each]
-  LaneCodes<kFormat> next;
-  next.load(codes_of(0), lane);
-  for (int tile = 0; tile < p.w.num_tiles; ++tile) {
-    const LaneCodes<kFormat> codes = next;
-    if (tile + 1 < p.w.num_tiles) next.load(codes_of(tile + 1), lane);
-    const std::byte* scales = tile_address(p.w, head, tile).scales;
-    float inputs[kTokenTiles][4];
+  // With few tokens there are registers for several row tiles in flight. Rows past the last tile multiply
+  // zeros.
+  constexpr int kLoads = kTokenTiles == 1 ? kAhead<kFormat> : 1;
+  LaneCodes<kFormat> next[kLoads];
+  const auto load_next = [&](int tile) {
 #pragma unroll
-    for (int i = 0; i < kTokenTiles; ++i) {
+    for (int i = 0; i < kLoads; ++i) next[i].load(codes_of(min(tile + i, p.w.num_tiles - 1)), lane);
+  };
+  load_next(0);
+  for (int first = 0; first < p.w.num_tiles; first += kLoads) {
+    LaneCodes<kFormat> loaded[kLoads];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int row = tile * kTileRows + lane % 4 * 2 + kOffsets[j];
-        inputs[i][j] = row < p.w.n ? x[i][row] : 0.0F;
-      }
-    }
-    TokenFragment b[kTokenTiles];
+    for (int i = 0; i < kLoads; ++i) loaded[i] = next[i];
+    load_next(first + kLoads);
 #pragma unroll
-    for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
-      if (chunk == 0 || (has_wide_scales(kFormat) && !scales_whole_blocks(p.w))) {
-        float scale[4];
+    for (int u = 0; u < kLoads; ++u) {
+      const LaneCodes<kFormat>& codes = loaded[u];
+      const int tile = first + u;
+      const std::byte* scales = tile_address(p.w, head, min(tile, p.w.num_tiles - 1)).scales;
+      float inputs[kTokenTiles][4];
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          scale[j] = input_scale<kFormat>(p.w, scales, block * (kBlockK / kChunkK) + chunk,
-                                          lane % 4 * 2 + kOffsets[j]);
-        }
-#pragma unroll
-        for (int i = 0; i < kTokenTiles; ++i) {
-          b[i] = {.b0 = round_pair(inputs[i][0] * scale[0], inputs[i][1] * scale[1]),
-                  .b1 = round_pair(inputs[i][2] * scale[2], inputs[i][3] * scale[3])};
+          const int row = tile * kTileRows + lane % 4 * 2 + kOffsets[j];
+          inputs[i][j] = row < p.w.n ? x[i][row] : 0.0F;
         }
       }
+      TokenFragment b[kTokenTiles];
 #pragma unroll
-      for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
-        float unused[2];
-        const RowOperands operands = load_operands<kFormat>(p.w, scales, block, step, lane, unused);
+      for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
+        if (chunk == 0 || (has_wide_scales(kFormat) && !scales_whole_blocks(p.w))) {
+          float scale[4];
 #pragma unroll
-        for (int part = 0; part < (splits_weights(kFormat) ? 2 : 1); ++part) {
-          std::uint32_t a[4];
-          decode_step(codes, step, operands, a, part == 1);
-          const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
-                                           ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
+          for (int j = 0; j < 4; ++j) {
+            scale[j] = input_scale<kFormat>(p.w, scales, block * (kBlockK / kChunkK) + chunk,
+                                            lane % 4 * 2 + kOffsets[j]);
+          }
 #pragma unroll
-          for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+          for (int i = 0; i < kTokenTiles; ++i) {
+            b[i] = {.b0 = round_pair(inputs[i][0] * scale[0], inputs[i][1] * scale[1]),
+                    .b1 = round_pair(inputs[i][2] * scale[2], inputs[i][3] * scale[3])};
+          }
+        }
+#pragma unroll
+        for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
+          float unused[2];
+          const RowOperands operands = load_operands<kFormat>(p.w, scales, block, step, lane, unused);
+#pragma unroll
+          for (int part = 0; part < (splits_weights(kFormat) ? 2 : 1); ++part) {
+            std::uint32_t a[4];
+            decode_step(codes, step, operands, a, part == 1);
+            const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
+                                             ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
+#pragma unroll
+            for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+          }
         }
       }
     }

@@ -75,7 +75,9 @@ struct Config {
   static constexpr int kStageBytes =
       (kInputBytes + kRowTiles * (kTileCodeBytes + kTileScaleBytes + kTileZeroBytes) + 1023) / 1024 * 1024;
   static constexpr int kStages = std::min(8, kMaxRingBytes / kStageBytes);
-  static constexpr int kPartialBytes = kRows * kTokens * 4;  // of a cluster's split, over the ring
+  // A cluster's split over the ring: [token][row], so padded that a warp's stores meet no bank twice.
+  static constexpr int kPartialStride = kRows + 4;
+  static constexpr int kPartialBytes = kPartialStride * kTokens * 4;
   static constexpr int kSharedBytes = std::max(kStages * kStageBytes, kPartialBytes) + 1024 + 256;
   static_assert(kStages >= 2, "a pipeline has two stages at least");
   static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
@@ -432,36 +434,41 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
 #pragma unroll
     for (int s = 0; s < C::kTokens / 2; ++s) {
       const int token = s / 4 * 8 + lane % 4 * 2 + s % 2;
-      partial[token * C::kRows + row + s / 2 % 2 * 8] = sums[i][s];
+      partial[token * C::kPartialStride + row + s / 2 % 2 * 8] = sums[i][s];
     }
   }
   ptx::cluster_sync();
-  // This block's share, in rows of four.
+  // This block's share, in rows of four: a thread takes the same rows of several tokens.
   const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
   const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
-  for (int i = static_cast<int>(threadIdx.x); i < quads * C::kTokens; i += C::kConsumers) {
-    const int token = i / quads;
-    const int row = (first_quad + i % quads) * 4;
-    if (tile.token_tile * C::kTokens + token >= args.m) break;
-    float4 totals[2];
+  const int tokens_at_once = C::kConsumers / quads;
+  const int row = (first_quad + static_cast<int>(threadIdx.x) % quads) * 4;
+  const int output_row = tile.row_tile * C::kOutputRows + row;
+  float factors[2][4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    factors[0][j] = factor_of(args.w[0], output_row + j);
+    factors[1][j] = C::kGated ? factor_of(args.w[1], output_row + j) : 1.0F;
+  }
+  int token = static_cast<int>(threadIdx.x) / quads;
+  if (token >= tokens_at_once) token = C::kTokens;  // threads left over
+  for (; token < C::kTokens && tile.token_tile * C::kTokens + token < args.m; token += tokens_at_once) {
+    float totals[2][4] = {};
 #pragma unroll
     for (int matrix = 0; matrix < (C::kGated ? 2 : 1); ++matrix) {
-      const float* mine = partial + token * C::kRows + matrix * C::kOutputRows + row;
-      float4 total = ptx::load_remote4(mine, 0);
-      for (int r = 1; r < args.cluster; ++r) {
-        const float4 other = ptx::load_remote4(mine, static_cast<std::uint32_t>(r));
-        total = {total.x + other.x, total.y + other.y, total.z + other.z, total.w + other.w};
+      const float* mine = partial + token * C::kPartialStride + matrix * C::kOutputRows + row;
+#pragma unroll 4
+      for (int r = 0; r < args.cluster; ++r) {
+        const float4 part = ptx::load_remote4(mine, static_cast<std::uint32_t>(r));
+        totals[matrix][0] += part.x, totals[matrix][1] += part.y;
+        totals[matrix][2] += part.z, totals[matrix][3] += part.w;
       }
-      totals[matrix] = total;
     }
-    const float first[4] = {totals[0].x, totals[0].y, totals[0].z, totals[0].w};
-    const float second[4] = {totals[1].x, totals[1].y, totals[1].z, totals[1].w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const int output_row = tile.row_tile * C::kOutputRows + row + j;
-      float value = factor_of(args.w[0], output_row) * first[j];
-      if constexpr (C::kGated) value = silu_mul(value, factor_of(args.w[1], output_row) * second[j]);
-      store(args, tile.token_tile * C::kTokens + token, output_row, value);
+      float value = factors[0][j] * totals[0][j];
+      if constexpr (C::kGated) value = silu_mul(value, factors[1][j] * totals[1][j]);
+      store(args, tile.token_tile * C::kTokens + token, output_row + j, value);
     }
   }
   ptx::cluster_sync();
