@@ -17,15 +17,18 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kMaxCluster = 8;
 
-// Tokens and row tiles of a warp.
-template <int kTokensOf, int kTilesOf>
+// Tokens and row tiles of a warp. kPairs: inputs are read two at a time and without bounds checks, which rows
+// at even addresses and k in whole blocks allow.
+template <int kTokensOf, int kTilesOf, bool kPairsOf>
 struct ExactConfig {
+  static constexpr bool kPairs = kPairsOf;
   static constexpr int kTokens = kTokensOf;
   static constexpr int kTiles = kTilesOf;
   static constexpr int kRows = kTiles * kTileRows;  // of a warp
 };
-using OneToken = ExactConfig<1, 1>;
-using ManyTokens = ExactConfig<8, 2>;
+using OneToken = ExactConfig<1, 1, false>;
+using ManyTokens = ExactConfig<8, 2, false>;
+using ManyAlignedTokens = ExactConfig<8, 2, true>;
 
 struct ExactSplit {
   int warps_n;  // warps side by side along the rows; the others split k
@@ -37,15 +40,22 @@ struct StepInputs {
   float v[4];
 };
 
+template <bool kPairs>
 __device__ __forceinline__ StepInputs load_inputs(const float* x, const std::int32_t* permutation, int column,
                                                   int k) {
-  constexpr int kOffsets[4] = {0, 1, 8, 9};
   StepInputs inputs;
+  if constexpr (kPairs) {
+    const float2 low = *reinterpret_cast<const float2*>(x + column);
+    const float2 high = *reinterpret_cast<const float2*>(x + column + 8);
+    inputs.v[0] = low.x, inputs.v[1] = low.y, inputs.v[2] = high.x, inputs.v[3] = high.y;
+  } else {
+    constexpr int kOffsets[4] = {0, 1, 8, 9};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    int kk = column + kOffsets[i];
-    if (permutation != nullptr) kk = permutation[kk];
-    inputs.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
+    for (int i = 0; i < 4; ++i) {
+      int kk = column + kOffsets[i];
+      if (permutation != nullptr) kk = permutation[kk];
+      inputs.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
+    }
   }
   return inputs;
 }
@@ -74,7 +84,7 @@ __device__ __forceinline__ void add_block(const Product& p, const std::int32_t* 
     const int column = block * kBlockK + step * 16 + lane % 4 * 2;
 #pragma unroll
     for (int token = 0; token < Config::kTokens; ++token) {
-      const StepInputs in = load_inputs(x[token], permutation, column, p.w.k);
+      const StepInputs in = load_inputs<Config::kPairs>(x[token], permutation, column, p.w.k);
 #pragma unroll
       for (int i = 0; i < Config::kTiles; ++i) {
 #pragma unroll
@@ -165,6 +175,11 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   if (split.cluster > 1) ptx::cluster_sync();
 }
 
+bool has_aligned_pairs(const Product& p) {
+  return reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0 && p.x_head_stride % 2 == 0 &&
+         p.w.k % kBlockK == 0 && p.w.permutation_offset == 0;
+}
+
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 template <Format kFormat, class Config>
@@ -251,6 +266,8 @@ void launch_exact_product(const Product& p, const Launch& launch) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 2) {
       launch_config<kFormat, OneToken>(p, launch);
+    } else if (has_aligned_pairs(p)) {
+      launch_config<kFormat, ManyAlignedTokens>(p, launch);
     } else {
       launch_config<kFormat, ManyTokens>(p, launch);
     }
