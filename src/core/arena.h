@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "core/buffer.h"
+#include "core/memory_space.h"
 #include "core/tensor.h"
 
 namespace nibble {
@@ -17,7 +18,8 @@ class Arena {
   // Counting mode.
   Arena() = default;
   // Owns `bytes`.
-  explicit Arena(std::size_t bytes) : buffer_(bytes), capacity_(bytes), counting_(false) {}
+  explicit Arena(std::size_t bytes, MemorySpace& space = host_space())
+      : buffer_(space.allocate(bytes)), capacity_(bytes), counting_(false) {}
 
   // 64-byte aligned, uninitialised.
   std::byte* allocate(std::size_t bytes);

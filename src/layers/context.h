@@ -15,6 +15,16 @@
 
 namespace nibble::layers {
 
+// The integer arrays of a batch where kernels read them.
+struct BatchArrays {
+  const std::int32_t* token_ids;
+  const std::int32_t* positions;
+  const std::int32_t* cu_seqlens_q;
+  const std::int32_t* seq_lens;
+  const std::int32_t* page_tables;
+  const std::int32_t* slot_mapping;  // -1: the token is padding and leaves no entry
+};
+
 // Any mix of prefill chunks and decode steps of several sequences. Sequences [0, num_prefill) are
 // prefill chunks (more than one query row, or a first chunk), the rest are decode steps.
 struct ForwardBatch {
@@ -28,7 +38,17 @@ struct ForwardBatch {
   std::span<const std::int32_t> logit_rows;    // [num_logits] rows of which logits are wanted, ascending
   std::int32_t num_prefill = 0;
   MlaMode mla_mode = MlaMode::automatic;
+  const BatchArrays* on_device = nullptr;  // null: kernels read the arrays above
 
+  [[nodiscard]] BatchArrays arrays() const {
+    if (on_device != nullptr) return *on_device;
+    return {.token_ids = token_ids.data(),
+            .positions = positions.data(),
+            .cu_seqlens_q = cu_seqlens_q.data(),
+            .seq_lens = seq_lens.data(),
+            .page_tables = page_tables.data(),
+            .slot_mapping = slot_mapping.data()};
+  }
   [[nodiscard]] std::int32_t num_tokens() const { return static_cast<std::int32_t>(token_ids.size()); }
   [[nodiscard]] std::int32_t num_seqs() const { return static_cast<std::int32_t>(seq_lens.size()); }
 };

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "core/thread_pool.h"
 #include "formats/hf_config.h"
 #include "models/model.h"
 #include "models/weight_spec.h"
@@ -32,7 +31,7 @@ class LoadableModel : public Model {
   virtual void settle_costs(const std::vector<WeightSpec>& specs, const WeightBytes& bytes_of) = 0;
 
   // Called once, before the first real forward. Throws std::bad_alloc.
-  virtual void build_tables(ThreadPool& threads) = 0;
+  virtual void build_tables(kernels::Exec& exec) = 0;
 
   [[nodiscard]] virtual ModelInfo& mutable_info() = 0;
 };

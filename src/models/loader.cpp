@@ -99,8 +99,9 @@ class BatchPacker {
     layers::Parameter& parameter = *binding.spec->vector;
     NIB_TRY(const std::vector<float> values,
             formats::read_vector(checkpoint_, binding.spec->name, {&parameter.size, 1}));
-    parameter.values = Buffer(values.size() * sizeof(float));
-    std::memcpy(parameter.values.data(), values.data(), values.size() * sizeof(float));
+    Buffer host(values.size() * sizeof(float));
+    std::memcpy(host.data(), values.data(), host.size());
+    parameter.values = device_.exec().memory().place(std::move(host));
     return {};
   }
 

@@ -1,6 +1,7 @@
 // Decoders of packed blocks (layout.h): a lane's codes to the bf16 A fragments of mma.m16n8k16 and wgmma.
 //
-// Weights come out exactly, but for f16 and f32, which are rounded to bf16:
+// Weights come out exactly; f16 and f32, which bf16 cannot hold, as a rounded part and a rest
+// (splits_weights):
 //   mxfp4, nvfp4   weight / factor of the row (RowOperands = multipliers from the block's narrow scales)
 //   int4, int8     code - zero (RowOperands = what to subtract)
 //   fp8            the code's value; wide scales go on the accumulators
@@ -86,15 +87,29 @@ __device__ __forceinline__ std::uint32_t decode_int8(std::uint32_t word, bool in
   return subtract_pairs((bytes & 0x007F007FU) | 0x43004300U, (bytes & 0x00800080U) | 0x43004300U);
 }
 
-__device__ __forceinline__ std::uint32_t half_pair_to_bf16(std::uint32_t pair) {
-  const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&pair));
-  return round_pair(values.x, values.y);
+// Formats whose weights take two bf16 numbers. To leave the second away is an error of up to 2^-8 of a
+// weight.
+NIB_HOST_DEVICE constexpr bool splits_weights(Format format) {
+  return format == Format::f16 || format == Format::f32;
 }
 
-// Fragments of k16 step `step` (0..3, known at compile time after unrolling).
+// A pair of floats: rounded to bf16, or what that leaves, rounded.
+__device__ __forceinline__ std::uint32_t split_pair(float even, float odd, bool rest) {
+  const std::uint32_t rounded = round_pair(even, odd);
+  return rest ? round_pair(even - low_float(rounded), odd - high_float(rounded)) : rounded;
+}
+
+__device__ __forceinline__ std::uint32_t split_half_pair(std::uint32_t pair, bool rest) {
+  const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  return split_pair(values.x, values.y, rest);
+}
+
+// Fragments of k16 step `step` (0..3, known at compile time after unrolling). `rest` asks for the second part
+// of weights that are split.
 template <Format kFormat>
 __device__ __forceinline__ void decode_step(const LaneCodes<kFormat>& codes, int step,
-                                            const RowOperands& operands, std::uint32_t (&a)[4]) {
+                                            const RowOperands& operands, std::uint32_t (&a)[4],
+                                            bool rest = false) {
   if constexpr (format_bits(kFormat) == 4) {
     const uint4 v = codes.vectors[0];
     const std::uint32_t word = step == 0 ? v.x : step == 1 ? v.y : step == 2 ? v.z : v.w;
@@ -124,15 +139,15 @@ __device__ __forceinline__ void decode_step(const LaneCodes<kFormat>& codes, int
   } else if constexpr (kFormat == Format::f32) {
     const uint4 v = codes.vectors[2 * step];
     const uint4 w = codes.vectors[2 * step + 1];
-    a[0] = round_pair(__uint_as_float(v.x), __uint_as_float(v.y));
-    a[1] = round_pair(__uint_as_float(v.z), __uint_as_float(v.w));
-    a[2] = round_pair(__uint_as_float(w.x), __uint_as_float(w.y));
-    a[3] = round_pair(__uint_as_float(w.z), __uint_as_float(w.w));
+    a[0] = split_pair(__uint_as_float(v.x), __uint_as_float(v.y), rest);
+    a[1] = split_pair(__uint_as_float(v.z), __uint_as_float(v.w), rest);
+    a[2] = split_pair(__uint_as_float(w.x), __uint_as_float(w.y), rest);
+    a[3] = split_pair(__uint_as_float(w.z), __uint_as_float(w.w), rest);
   } else {
     const uint4 v = codes.vectors[step];
     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = kFormat == Format::f16 ? half_pair_to_bf16(words[i]) : words[i];
+    for (int i = 0; i < 4; ++i) a[i] = kFormat == Format::f16 ? split_half_pair(words[i], rest) : words[i];
   }
 }
 

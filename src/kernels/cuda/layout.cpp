@@ -89,6 +89,13 @@ std::byte padding_code(WeightFormat format) {
   return format == WeightFormat::int4 ? std::byte{0x88} : std::byte{0};
 }
 
+// Source rows [src_row, src_row + rows) are rows [first, first + rows) of a tile.
+struct RowsOfTile {
+  std::int64_t src_row;
+  std::int64_t rows;
+  std::int64_t first;
+};
+
 // Sixteen rows of codes in packed column order, padded.
 class TileRows {
  public:
@@ -97,16 +104,16 @@ class TileRows {
         bytes_(row_bytes(shape.format, num_blocks * kBlockK)),
         rows_(static_cast<std::size_t>(bytes_ * kTileRows)) {}
 
-  // Source rows [src_row, src_row + rows).
-  void load(const MatrixView& src, const Columns& columns, std::int64_t src_row, std::int64_t rows) {
+  void load(const MatrixView& src, const Columns& columns, const RowsOfTile& at) {
     std::fill(rows_.begin(), rows_.end(), padding_code(shape_.format));
     const std::int64_t src_bytes = row_bytes(shape_.format, shape_.k);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::byte* from = src.codes + (src_row + r) * src_bytes;
+    for (std::int64_t r = 0; r < at.rows; ++r) {
+      const std::byte* from = src.codes + (at.src_row + r) * src_bytes;
+      std::byte* to = row(at.first + r);
       if (columns.input.empty()) {
-        std::memcpy(row(r), from, static_cast<std::size_t>(src_bytes));
+        std::memcpy(to, from, static_cast<std::size_t>(src_bytes));
       } else {
-        gather(from, columns, row(r));
+        gather(from, columns, to);
       }
     }
     // An odd number of 4-bit inputs does not exist in checkpoints (codes_per_byte_group).
@@ -291,36 +298,38 @@ void pack_nv_row(const MatrixView& src, std::int64_t src_row, std::int64_t row, 
   store_factor(factors, row, src.global_scale * kNvFactor);
 }
 
-void pack_narrow_scales(const PackedLayout& l, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
-                        TileRows& codes, std::byte* scales) {
+void pack_narrow_scales(const PackedLayout& l, const MatrixView& src, const RowsOfTile& at, TileRows& codes,
+                        std::byte* scales) {
   const bool mx = src.format == WeightFormat::mxfp4;
   std::byte* factors = scales + l.factors_offset;
   std::fill(scales, factors, mx ? kMxOne : kNvOne);
   for (std::int64_t r = 0; r < kTileRows; ++r) store_factor(factors, r, 1.0F);
-  for (std::int64_t r = 0; r < rows; ++r) {
+  for (std::int64_t r = at.first; r < at.first + at.rows; ++r) {
+    const std::int64_t src_row = at.src_row + r - at.first;
     if (mx) {
-      pack_mx_row(src, src_row + r, r, scales, factors);
+      pack_mx_row(src, src_row, r, scales, factors);
     } else {
-      pack_nv_row(src, src_row + r, r, codes.row(r), scales, factors);
+      pack_nv_row(src, src_row, r, codes.row(r), scales, factors);
     }
   }
 }
 
 void pack_wide_scales(const PackedLayout& l, const MatrixView& src, const Columns& columns,
-                      std::int64_t src_row, std::int64_t rows, std::byte* scales) {
+                      const RowsOfTile& rows, std::byte* scales) {
   const std::int64_t groups = src.num_groups();
   for (std::int64_t packed = 0; packed < l.scale_groups; ++packed) {
     const std::int64_t g =
         columns.chunk_group.empty() ? packed : columns.chunk_group[static_cast<std::size_t>(packed)];
     for (std::int64_t r = 0; r < kTileRows; ++r) {
       const std::int64_t at = packed * kTileRows + r;
-      const std::int64_t row = src_row + r;
+      const std::int64_t row = rows.src_row + r - rows.first;
+      const bool is_there = r >= rows.first && r < rows.first + rows.rows;
       const float scale =
-          r < rows ? quant::load_scale(src.scales, src.scale_dtype, row / src.rows_per_scale() * groups + g)
+          is_there ? quant::load_scale(src.scales, src.scale_dtype, row / src.rows_per_scale() * groups + g)
                    : 1.0F;
       std::memcpy(scales + at * 4, &scale, 4);
       if (l.zeros_offset == 0) continue;
-      scales[l.zeros_offset + at] = r < rows ? src.zeros[row * groups + g] : std::byte{0};
+      scales[l.zeros_offset + at] = is_there ? src.zeros[row * groups + g] : std::byte{0};
     }
   }
 }
@@ -366,28 +375,60 @@ std::size_t weight_bytes(const WeightShape& shape) {
   return static_cast<std::size_t>(shape.num_groups * (l.group_code_bytes + l.group_scale_bytes));
 }
 
-void pack_tiles(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
-                std::byte* codes, std::byte* scales) {
+namespace {
+
+void check_rows(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows) {
   NIB_CHECK(src.format == shape.format && src.k == shape.k && src.grouping == shape.grouping &&
                 src.layout == quant::MatrixLayout::rows && src_row >= 0 && src_row + rows <= src.n,
             "packing rows {}+{} of {} {} k={} into {} k={}", src_row, rows, src.n, format_name(src.format),
             src.k, format_name(shape.format), shape.k);
-  const PackedLayout l = packed_layout(shape);
-  Columns columns;
-  if (shape.grouping.act_order) columns = sorted_columns(shape, src, l.num_blocks * kBlockK);
-  TileRows tile(shape, l.num_blocks);
-  for (std::int64_t begin = 0; begin < rows; begin += kTileRows) {
-    const std::int64_t count = std::min<std::int64_t>(kTileRows, rows - begin);
-    tile.load(src, columns, src_row + begin, count);
-    if (has_narrow_scales(device_format(shape.format))) {
-      pack_narrow_scales(l, src, src_row + begin, count, tile, scales);
-    } else if (l.scale_groups != 0) {
-      pack_wide_scales(l, src, columns, src_row + begin, count, scales);
-    }
-    pack_tile_codes(shape.format, tile, l.num_blocks, codes);
-    codes += l.tile_code_bytes;
-    if (l.tile_scale_bytes != 0) scales += l.tile_scale_bytes;
+}
+
+// Packs tile after tile with the same columns.
+class TilePacker {
+ public:
+  TilePacker(const WeightShape& shape, const MatrixView& src)
+      : shape_(shape), src_(src), l_(packed_layout(shape)), tile_(shape, l_.num_blocks) {
+    if (shape.grouping.act_order) columns_ = sorted_columns(shape, src, l_.num_blocks * kBlockK);
   }
+
+  void pack(const RowsOfTile& rows, std::byte* codes, std::byte* scales) {
+    tile_.load(src_, columns_, rows);
+    if (has_narrow_scales(device_format(shape_.format))) {
+      pack_narrow_scales(l_, src_, rows, tile_, scales);
+    } else if (l_.scale_groups != 0) {
+      pack_wide_scales(l_, src_, columns_, rows, scales);
+    }
+    pack_tile_codes(shape_.format, tile_, l_.num_blocks, codes);
+  }
+  [[nodiscard]] const PackedLayout& layout() const { return l_; }
+
+ private:
+  const WeightShape& shape_;
+  const MatrixView& src_;
+  PackedLayout l_;
+  TileRows tile_;
+  Columns columns_;
+};
+
+}  // namespace
+
+void pack_tiles(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
+                std::byte* codes, std::byte* scales) {
+  check_rows(shape, src, src_row, rows);
+  TilePacker packer(shape, src);
+  for (std::int64_t begin = 0; begin < rows; begin += kTileRows) {
+    packer.pack({src_row + begin, std::min<std::int64_t>(kTileRows, rows - begin), 0}, codes, scales);
+    codes += packer.layout().tile_code_bytes;
+    if (packer.layout().tile_scale_bytes != 0) scales += packer.layout().tile_scale_bytes;
+  }
+}
+
+void pack_tile(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
+               std::int64_t first, std::byte* codes, std::byte* scales) {
+  check_rows(shape, src, src_row, rows);
+  NIB_CHECK(first >= 0 && first + rows <= kTileRows, "rows {}+{} of a tile", first, rows);
+  TilePacker(shape, src).pack({src_row, rows, first}, codes, scales);
 }
 
 void pack_permutation(const WeightShape& shape, const MatrixView& src, std::byte* permutation) {

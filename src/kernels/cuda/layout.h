@@ -63,6 +63,11 @@ std::size_t weight_bytes(const WeightShape& shape);
 void pack_tiles(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
                 std::int64_t rows, std::byte* codes, std::byte* scales);
 
+// One row tile: source rows [src_row, src_row + rows) become its rows [first, first + rows), the others
+// zero. first + rows <= 16.
+void pack_tile(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
+               std::int64_t rows, std::int64_t first, std::byte* codes, std::byte* scales);
+
 // With act-order: fills permutation_bytes, the same for all rows of a group.
 void pack_permutation(const WeightShape& shape, const quant::MatrixView& src, std::byte* permutation);
 

@@ -62,7 +62,7 @@ void DeepseekMla::forward(layers::Context& ctx, const layers::ForwardBatch& batc
                           const layers::CacheView& cache, TensorView logits) const {
   const ArenaScope scope(ctx.arena);
   const TensorView hidden = ctx.arena.tensor(DType::f32, {batch.num_tokens(), embed_tokens_.table().shape.k});
-  embed_tokens_.forward(ctx, batch.token_ids, hidden);
+  embed_tokens_.forward(ctx, batch.arrays().token_ids, hidden);
   if (ctx.trace != nullptr) ctx.trace->record("hidden_states", -1, hidden);
   for (const DecoderLayer& layer : layers_) layer.forward(ctx, batch, rope_, cache, hidden);
   write_logits(ctx, batch, hidden, logits);

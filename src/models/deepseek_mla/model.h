@@ -37,9 +37,7 @@ class DeepseekMla final : public LoadableModel {
 
   [[nodiscard]] std::vector<WeightSpec> weight_specs() override;
   void settle_costs(const std::vector<WeightSpec>& specs, const WeightBytes& bytes_of) override;
-  void build_tables(ThreadPool& threads) override {
-    rope_.build_tables(info_.max_position_embeddings, threads);
-  }
+  void build_tables(kernels::Exec& exec) override { rope_.build_tables(info_.max_position_embeddings, exec); }
   [[nodiscard]] ModelInfo& mutable_info() override { return info_; }
 
  private:
