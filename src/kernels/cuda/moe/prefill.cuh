@@ -361,7 +361,8 @@ __device__ __forceinline__ void run_unit(const PrefillParams& params, const Pref
   }
 }
 
-// Few kinds of units, each with the narrowest product its tokens fit.
+// Units with the narrowest product their tokens fit. No more kinds than these: with six the compiler runs out
+// of registers.
 template <Format F, bool kFirst, int G>
 __device__ __forceinline__ void run_units(const PrefillParams& params, const PrefillContext& c,
                                           WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens,
@@ -374,9 +375,8 @@ __device__ __forceinline__ void run_units(const PrefillParams& params, const Pre
         case 2: run_unit<F, kFirst, G, 32>(params, c, unit, weights, tokens, fills); break;
         case 3:
         case 4: run_unit<F, kFirst, G, 64>(params, c, unit, weights, tokens, fills); break;
-        case 5: run_unit<F, kFirst, G, 80>(params, c, unit, weights, tokens, fills); break;
+        case 5:
         case 6: run_unit<F, kFirst, G, 96>(params, c, unit, weights, tokens, fills); break;
-        case 7: run_unit<F, kFirst, G, 112>(params, c, unit, weights, tokens, fills); break;
         default: run_unit<F, kFirst, G, 128>(params, c, unit, weights, tokens, fills); break;
       }
     } else if (size == 1) {
