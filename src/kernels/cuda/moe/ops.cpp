@@ -1,12 +1,11 @@
 // Rows of the CUDA table: topk_gate and fused_moe.
-#include "kernels/cuda/moe/ops.h"
-
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/moe/moe.h"
 #include "kernels/cuda/moe/topk_gate.h"
+#include "kernels/cuda/ops.h"
 
 namespace nibble::kernels::cuda {
 namespace {
