@@ -54,7 +54,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     if constexpr (kBulk) prefetch_map(map);
   }
-  cudaTriggerProgrammaticLaunchCompletion();
   cudaGridDependencySynchronize();
   if (blockIdx.x == 0) mark_empty_rows(launch);
   Schedule schedule;

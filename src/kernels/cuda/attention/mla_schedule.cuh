@@ -26,8 +26,8 @@ struct Piece {
   int tile_begin;
   int tile_end;
   int num_tiles;     // of the whole unit
+  int unit_start;    // position of the unit
   bool starts_unit;  // tile_begin is 0
-  int last_part;     // that works on this unit; only where starts_unit
 
   __device__ bool whole() const { return starts_unit && tile_end == num_tiles; }
   // Entries the last token sees.
@@ -73,7 +73,7 @@ class Schedule {
       return p / parts_per_unit_ * cost_ + (within > 0 ? kUnitCost + within : 0);
     }
     if (units_per_part_ > 0) return min(p * units_per_part_ * cost_, total_);
-    const auto at = static_cast<int>(static_cast<std::int64_t>(total_) * p / num_parts_);
+    const int at = p * share_ + min(p, remainder_);
     const int s = seq_at(at);
     const int cost = unit_cost(s);
     const int start = memory_->prefix[s] + (at - memory_->prefix[s]) / cost * cost;
@@ -82,8 +82,14 @@ class Schedule {
     return tile >= cost - kUnitCost - snap_ ? start + cost : at;
   }
 
-  // Walks the pieces of one part: position = cut(p); while (next(p, position, cut(p + 1), piece)) ...
-  __device__ bool next(int part, int& position, int end, Piece& piece) const {
+  // The last part that works on the unit of a piece that part p begins.
+  __device__ int last_part(const Piece& piece, int p) const {
+    if (piece.whole()) return p;
+    return part_of(piece.unit_start + kUnitCost + piece.num_tiles - 1, p);
+  }
+
+  // Walks the pieces of one part: position = cut(p); while (next(position, cut(p + 1), piece)) ...
+  __device__ bool next(int& position, int end, Piece& piece) const {
     while (position < end) {
       const int s = seq_at(position);
       const int cost = unit_cost(s);
@@ -101,12 +107,9 @@ class Schedule {
       piece.num_tiles = (piece.length() + kMlaTile - 1) / kMlaTile;
       piece.tile_begin = begin;
       piece.tile_end = min(stop, piece.num_tiles);
+      piece.unit_start = start;
       piece.starts_unit = begin == 0;
       if (piece.tile_begin >= piece.tile_end) continue;
-      piece.last_part = part;
-      if (piece.starts_unit && !piece.whole()) {
-        piece.last_part = part_of(start + kUnitCost + piece.num_tiles - 1, part);
-      }
       return true;
     }
     return false;
@@ -170,8 +173,7 @@ class Schedule {
 
   // The part that works on a position, at or after `from`.
   __device__ int part_of(int position, int from) const {
-    int p = max(from, static_cast<int>(static_cast<std::int64_t>(position) * num_parts_ / max(total_, 1)));
-    p = min(p, num_parts_ - 1);
+    int p = min(max(from, position / max(share_, 1)), num_parts_ - 1);
     while (p > from && cut(p) > position) --p;
     while (p + 1 < num_parts_ && cut(p + 1) <= position) ++p;
     return p;
@@ -188,7 +190,9 @@ class Schedule {
       num_parts_ = 0;
       return;
     }
-    const int share = (total_ + num_parts_ - 1) / num_parts_;
+    share_ = total_ / num_parts_;
+    remainder_ = total_ - share_ * num_parts_;
+    const int share = share_ + 1;
     snap_ = min(share / 16, 4);
     if (smallest != largest) return;
     const int tiles = largest - kUnitCost;
@@ -210,6 +214,8 @@ class Schedule {
   ScheduleMemory* memory_;
   int total_;
   int num_parts_;
+  int share_;  // positions of a part, one more for the first remainder_ ones
+  int remainder_;
   int snap_;            // a cut this near to a unit's end is moved there
   int cost_;            // of every unit, where they are equal
   int parts_per_unit_;  // above 0: units are equal and split evenly
