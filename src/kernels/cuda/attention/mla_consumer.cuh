@@ -86,7 +86,6 @@ class Consumer {
           second_of_pair(piece, tile);
         }
       }
-      if (position >= end) cudaTriggerProgrammaticLaunchCompletion();
       finish(schedule, piece, part);
     }
   }
@@ -147,36 +146,15 @@ class Consumer {
     release(1);
   }
 
-  // The tiles in buffer 1, and the probabilities of both. Scores come first if their tile is there, so that
-  // they overlap with the other group's softmax; else the other tile's buffer is freed as soon as can be. The
-  // order does not change the result.
+  // The tiles in buffer 1, and the probabilities of both; those of buffer 0 first, so that it is soon free.
   __device__ __forceinline__ void second_of_pair(const Piece& piece, int tile) {
-    if (tile + 1 < piece.tile_end) {
-      if (arrived(1)) {
-        second_tile<true>(piece, tile + 1);
-      } else {
-        second_tile<false>(piece, tile + 1);
-      }
-      return;
-    }
     barrier_sync<kFirstScores, kConsumers>();
     take_first_top();
     add_other_values();
     wgmma_wait<0>();
     release(0);
-  }
-
-  template <bool kScoresFirst>
-  __device__ __forceinline__ void second_tile(const Piece& piece, int tile) {
-    if constexpr (kScoresFirst) scores(piece, tile);
-    barrier_sync<kFirstScores, kConsumers>();
-    take_first_top();
-    add_other_values();
-    if constexpr (!kScoresFirst) {
-      wgmma_wait<0>();
-      release(0);
-      scores(piece, tile);
-    }
+    if (tile + 1 >= piece.tile_end) return;
+    scores(piece, tile + 1);
     float tops[2];
     row_tops(tops);
     float new_top[2];
@@ -191,11 +169,8 @@ class Consumer {
     store_probabilities(p);
     fence_async_proxy();
     barrier_arrive<kSecondScores, kConsumers>();
-    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
-    if constexpr (kScoresFirst) {
-      wgmma_wait<0>();
-      release(0);
-    }
+    if (piece.length() - (tile + 1) * kMlaTile < kMlaTile)
+      barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
     move_top(new_top);
 #pragma unroll
     for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
@@ -207,12 +182,6 @@ class Consumer {
   __device__ __forceinline__ void take_first_top() {
     const float top[2] = {shared_.top[0][row(0)], shared_.top[0][row(1)]};
     move_top(top);
-  }
-
-  // Whether all of a buffer's tile is there; the same answer for the whole group.
-  __device__ __forceinline__ bool arrived(int buffer) {
-    const bool here = mbarrier_test(shared_address(&shared_.full[buffer][kLastChunk]), phase_[buffer]);
-    return barrier_or<kGroupBarrier + kGroup, kGroupThreads>(here);
   }
 
   // This group's half of the other group's buffer. The other half may be in the next tile's hands already: to

@@ -139,7 +139,6 @@ void launch_mla_fast(cudaStream_t stream, const MlaLaunch& launch, int num_sms, 
   MlaFast fast{.base = launch,
                .tokens_per_unit = launch.num_heads < kMlaRows ? kMlaRows / launch.num_heads : 1,
                .num_groups = sizes.num_groups,
-               .min_tiles = 1,
                .box_rows = box_rows_of(launch.page_size)};
   fast.partial_o = reinterpret_cast<float*>(scratch);
   scratch += sizes.slots * kMlaRows * kMlaLatent * sizeof(float);

@@ -88,6 +88,8 @@ class Schedule {
   // The last part that works on the unit of a piece that part p begins.
   __device__ int last_part(const Piece& piece, int p) const {
     if (piece.whole()) return p;
+    const int parts = memory_->parts_per_unit;
+    if (parts > 0) return p / parts * parts + (piece.num_tiles * parts - 1) / (memory_->cost - kUnitCost);
     return part_of(piece.unit_start + kUnitCost + piece.num_tiles - 1, p);
   }
 
@@ -182,8 +184,11 @@ class Schedule {
   }
 
   __device__ void choose_cuts(int max_parts, int smallest, int largest, int num_units) {
-    // At least two positions a part: cuts then never coincide.
-    memory_->num_parts = max(1, min(max_parts, memory_->total / max(kUnitCost + 1, launch_->min_tiles)));
+    // A part costs time to start, a split time to merge: with n tiles, parts of about sqrt(n) / 4 did best.
+    // At least two positions, so that cuts never coincide.
+    int min_tiles = 1;
+    while (16 * min_tiles * min_tiles < largest - kUnitCost) ++min_tiles;
+    memory_->num_parts = max(1, min(max_parts, memory_->total / max(kUnitCost + 1, min_tiles)));
     memory_->snap = 0;
     memory_->parts_per_unit = 0;
     memory_->units_per_part = 0;
@@ -199,7 +204,7 @@ class Schedule {
     if (smallest != largest) return;
     const int tiles = largest - kUnitCost;
     if (num_units <= max_parts) {
-      const int splits = max(1, min(max_parts / num_units, tiles / launch_->min_tiles));
+      const int splits = max(1, min(max_parts / num_units, tiles / min_tiles));
       const int longest = (tiles + splits - 1) / splits + kUnitCost;
       if (longest > share + share / 8 + 2) return;
       memory_->parts_per_unit = splits;
