@@ -192,8 +192,14 @@ __device__ __forceinline__ RowOperands no_zeros() {
 
 // The scale group of packed columns [chunk * kChunkK, ...).
 __device__ __forceinline__ int scale_group(const PackedWeight& w, int chunk) {
-  const int group = w.chunks_per_scale == 1 ? chunk : chunk / w.chunks_per_scale;
+  const auto group =
+      w.scale_magic == 0 ? chunk : static_cast<int>(__umulhi(static_cast<unsigned>(chunk), w.scale_magic));
   return group < w.scale_groups ? group : w.scale_groups - 1;
+}
+
+// Whether a block's two chunks always share their scales.
+__device__ __forceinline__ bool scales_whole_blocks(const PackedWeight& w) {
+  return w.chunks_per_scale % 2 == 0 || w.scale_groups == 1;
 }
 
 // Where a row tile of a group lies.

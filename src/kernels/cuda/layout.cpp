@@ -80,6 +80,11 @@ Columns sorted_columns(const WeightShape& shape, const MatrixView& src, std::int
   return columns;
 }
 
+// Exact for dividends whose product with the divisor stays below 2^32.
+std::uint32_t division_magic(std::int64_t divisor) {
+  return divisor <= 1 ? 0U : static_cast<std::uint32_t>((std::int64_t{1} << 32) / divisor + 1);
+}
+
 std::int64_t row_bytes(WeightFormat format, std::int64_t k) {
   return ceil_div(k * format_bits(device_format(format)), 8);
 }
@@ -456,6 +461,7 @@ PackedWeight packed_weight(const Weight& weight) {
           .num_groups = static_cast<std::int32_t>(shape.num_groups),
           .scale_groups = static_cast<std::int32_t>(l.scale_groups),
           .chunks_per_scale = static_cast<std::int32_t>(l.chunks_per_scale),
+          .scale_magic = division_magic(l.chunks_per_scale),
           .format = device_format(shape.format)};
 }
 

@@ -67,6 +67,8 @@ struct PackedWeight {
   std::int32_t num_groups = 0;        // matrices packed one after another
   std::int32_t scale_groups = 0;      // wide: scale groups of a row; else 0
   std::int32_t chunks_per_scale = 1;  // wide: kChunkK columns per scale group
+  // For chunk / chunks_per_scale without a division: the high half of a product; 0 = chunks_per_scale is 1.
+  std::uint32_t scale_magic = 0;
   Format format = Format::f32;
 };
 

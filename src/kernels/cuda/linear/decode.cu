@@ -7,14 +7,14 @@
 // SM) and multiplies with mma.m16n8k16, weights on the M side and tokens on the N side. Four more warps add
 // up what a team's warps found and write it, so that nothing a result waits for makes the stream wait.
 //
-// k is sliced where whole rows would leave SMs idle or where the activations would not fit. Slices of a tile
-// are then added by whichever block comes last, always in the same order.
+// k is sliced where whole rows would leave SMs idle or where the activations would not fit. A second
+// kernel then adds the slices, always in the same order.
 #include <algorithm>
 
-#include "kernels/cuda/counters.h"
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/inputs.cuh"
 #include "kernels/cuda/linear/ptx.cuh"
 
 namespace nibble::kernels::cuda {
@@ -34,8 +34,7 @@ struct DecodeArgs {
   std::int64_t x_stride;
   float* y;
   std::int64_t y_stride;
-  float* partials;          // [slice][tile][matrix][kSumsOfWarp]
-  std::uint32_t* finished;  // [tile] slices finished so far of a sliced product
+  float* partials;  // [slice][tile][matrix][kSumsOfWarp]
   int m;
   int slices;
   int slice_blocks;
@@ -170,21 +169,6 @@ class Producer {
   TileAddress address_;
 };
 
-// B fragments of a block of k: the lane's four steps.
-struct BlockInputs {
-  uint4 halves[2];
-};
-
-__device__ __forceinline__ BlockInputs load_inputs(const uint4* inputs, int block, int m, int lane) {
-  BlockInputs b{};
-  if (lane / 4 < m) {
-    const uint4* at = inputs + (block * 2 * m + lane / 4) * 4 + lane % 4;
-    b.halves[0] = at[0];
-    b.halves[1] = at[4 * m];
-  }
-  return b;
-}
-
 template <Format kFormat>
 __device__ __forceinline__ void multiply_step(const LaneCodes<kFormat>& codes, int step,
                                               const RowOperands& operands, const BlockInputs& b,
@@ -217,47 +201,31 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
       multiply_step(codes, step, scales.operands(step), b, sums[step % 2]);
     }
   } else if constexpr (has_wide_scales(kFormat)) {
+    const auto* scales = reinterpret_cast<const float*>(stage + S::kCodeBytes);
+    const auto* zeros = reinterpret_cast<const std::int8_t*>(stage + S::kCodeBytes + S::kScaleBytes);
+    const bool whole = scales_whole_blocks(w);
+    RowOperands operands = no_zeros<kFormat>();
+    float scale[2];
 #pragma unroll
     for (int chunk = 0; chunk < 2; ++chunk) {
-      const int at = (scale_group(w, block * 2 + chunk) - first_group) * kTileRows + lane / 4;
-      RowOperands operands = no_zeros<kFormat>();
-      if (S::kZeroBytes != 0 && w.zeros_offset != 0) {
-        const auto* zeros = reinterpret_cast<const std::int8_t*>(stage + S::kCodeBytes + S::kScaleBytes);
-        operands = {.low = zero_operand<kFormat>(zeros[at]), .high = zero_operand<kFormat>(zeros[at + 8])};
+      if (chunk == 0 || !whole) {
+        const int at = (scale_group(w, block * 2 + chunk) - first_group) * kTileRows + lane / 4;
+        scale[0] = scales[at];
+        scale[1] = scales[at + 8];
+        if (S::kZeroBytes != 0 && w.zeros_offset != 0) {
+          operands = {.low = zero_operand<kFormat>(zeros[at]), .high = zero_operand<kFormat>(zeros[at + 8])};
+        }
       }
       float part[4] = {};
       multiply_step(codes, 2 * chunk, operands, b, part);
       multiply_step(codes, 2 * chunk + 1, operands, b, part);
-      const auto* scales = reinterpret_cast<const float*>(stage + S::kCodeBytes);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sums[chunk][j] = fmaf(scales[at + j / 2 * 8], part[j], sums[chunk][j]);
+      for (int j = 0; j < 4; ++j) sums[chunk][j] = fmaf(scale[j / 2], part[j], sums[chunk][j]);
     }
   } else {
 #pragma unroll
     for (int step = 0; step < 4; ++step) multiply_step(codes, step, {}, b, sums[step % 2]);
   }
-}
-
-// Eight inputs of a token, one of b0 or b1 of a step for all t.
-struct InputOctet {
-  float v[8];
-};
-__device__ __forceinline__ InputOctet load_octet(const float* x, const std::int32_t* permutation, int column,
-                                                 int k, bool quads_aligned) {
-  InputOctet octet;
-  if (quads_aligned && permutation == nullptr && column + 8 <= k) {
-    const float4 low = *reinterpret_cast<const float4*>(x + column);
-    const float4 high = *reinterpret_cast<const float4*>(x + column + 4);
-    octet.v[0] = low.x, octet.v[1] = low.y, octet.v[2] = low.z, octet.v[3] = low.w;
-    octet.v[4] = high.x, octet.v[5] = high.y, octet.v[6] = high.z, octet.v[7] = high.w;
-    return octet;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int kk = permutation != nullptr ? permutation[column + i] : column + i;
-    octet.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
-  }
-  return octet;
 }
 
 // Activations of a slice to shared memory, as load_inputs reads them.
@@ -281,11 +249,7 @@ __device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, 
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      // Octet o of a token: block o / 8, step o / 2 % 4, register o % 2.
-      const int octet = index % octets;
-      std::uint32_t* at = inputs + (octet / 4 * args.m + index / octets) * 16 + octet % 4;
-#pragma unroll
-      for (int t = 0; t < 4; ++t) at[t * 4] = round_pair(loaded[i].v[2 * t], loaded[i].v[2 * t + 1]);
+      store_octet(inputs, index % octets, index / octets, args.m, loaded[i]);
     }
   }
 }
@@ -327,34 +291,29 @@ __device__ __forceinline__ void write_tile(const DecodeArgs& args, int tile, int
   }
 }
 
-// Passes the sums of a slice on; true with the sums of all slices if this was the last one.
 template <int kMatrices>
-__device__ __forceinline__ bool combine_slices(const DecodeArgs& args, int slice, int tile, int lane,
-                                               float (&sums)[kMatrices][4]) {
-  const int num_tiles = args.w[0].num_tiles;
-  const auto partials_of = [&](int of_slice) {
-    const std::int64_t unit = static_cast<std::int64_t>(of_slice) * num_tiles + tile;
-    return args.partials + unit * kMatrices * kSumsOfWarp + lane;
-  };
-  float* mine = partials_of(slice);
+__device__ __forceinline__ float* partials_of(const DecodeArgs& args, int slice, int tile, int lane) {
+  const std::int64_t unit = static_cast<std::int64_t>(slice) * args.w[0].num_tiles + tile;
+  return args.partials + unit * kMatrices * kSumsOfWarp + lane;
+}
+
+// Adds the slices of a tile, one warp each.
+template <int kMatrices>
+__global__ void __launch_bounds__(256) add_slices_kernel(const __grid_constant__ DecodeArgs args) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int tile = static_cast<int>(blockIdx.x) * 8 + static_cast<int>(threadIdx.x) / 32;
+  ptx::wait_for_earlier_kernels();
+  ptx::let_next_kernel_start();
+  if (tile >= args.w[0].num_tiles) return;
+  const Factors<kMatrices> factors = load_factors<kMatrices>(args, tile, lane);
+  float sums[kMatrices][4] = {};
+#pragma unroll 4
+  for (int slice = 0; slice < args.slices; ++slice) {
+    const float* from = partials_of<kMatrices>(args, slice, tile, lane);
 #pragma unroll
-  for (int i = 0; i < kMatrices * 4; ++i) __stcg(mine + i * 32, sums[i / 4][i % 4]);
-  __threadfence();
-  __syncwarp();
-  unsigned before = 0;
-  if (lane == 0) before = atomicAdd(&args.finished[tile], 1U);
-  before = __shfl_sync(0xFFFFFFFFU, before, 0);
-  if (before != static_cast<unsigned>(args.slices) - 1U) return false;
-  __threadfence();
-  if (lane == 0) args.finished[tile] = 0U;
-#pragma unroll
-  for (int i = 0; i < kMatrices * 4; ++i) sums[i / 4][i % 4] = 0.0F;
-  for (int i = 0; i < args.slices; ++i) {
-    const float* from = partials_of(i);
-#pragma unroll
-    for (int j = 0; j < kMatrices * 4; ++j) sums[j / 4][j % 4] += __ldcg(from + j * 32);
+    for (int j = 0; j < kMatrices * 4; ++j) sums[j / 4][j % 4] += from[j * 32];
   }
-  return true;
+  write_tile<kMatrices>(args, tile, lane, factors, sums);
 }
 
 // A finisher: adds up what the warps of a team found for tiles first, first + step, ... of its run.
@@ -377,7 +336,12 @@ __device__ __forceinline__ void finish_tiles(const DecodeArgs& args, SharedMemor
     }
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(&shared.taken[team][i % 2]);
-    if (args.slices > 1 && !combine_slices<kMatrices>(args, work.slice, tile, lane, sums)) continue;
+    if (args.slices > 1) {
+      float* mine = partials_of<kMatrices>(args, work.slice, tile, lane);
+#pragma unroll
+      for (int j = 0; j < kMatrices * 4; ++j) mine[j * 32] = sums[j / 4][j % 4];
+      continue;
+    }
     write_tile<kMatrices>(args, tile, lane, factors, sums);
   }
 }
@@ -493,16 +457,15 @@ struct Cut {
 };
 
 Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int num_sms) {
-  // Of handing on a tile, of passing on a slice's sums, and of a second kernel-wide round, in blocks of k.
+  // Of handing on a tile and of adding slices, in blocks of k.
   constexpr double kTileCost = 0.5;
-  constexpr double kSliceCost = 4.0;
+  constexpr double kSliceCost = 10.0;
   Cut best;
   double best_cost = 0.0;
   const int max_slices = std::max(kMaxSlices, ceil_div(w.num_blocks, input_blocks));
   for (int slices = 1; slices <= std::min(max_slices, kBlocksOfSm * num_sms); ++slices) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
     if (slice_blocks > input_blocks || ceil_div(w.num_blocks, slice_blocks) != slices) continue;
-    if (slices > 1 && w.num_tiles > kNumCounters) break;
     for (int warps_k = 1; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
       const int teams = kConsumers / (warps_k * num_matrices);
       for (int of_sm = 1; of_sm <= kBlocksOfSm; ++of_sm) {
@@ -550,6 +513,11 @@ void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch)
   config.attrs = &early;
   config.numAttrs = 1;
   cudaLaunchKernelEx(&config, kernel, args);
+  if (args.slices == 1) return;
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(args.w[0].num_tiles, 8)));
+  config.blockDim = dim3(256);
+  config.dynamicSmemBytes = 0;
+  cudaLaunchKernelEx(&config, add_slices_kernel<kMatrices>, args);
 }
 
 }  // namespace
@@ -575,7 +543,6 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
       .y = p.y,
       .y_stride = p.y_stride,
       .partials = reinterpret_cast<float*>(launch.scratch),
-      .finished = launch.counters,
       .m = p.m,
       .slices = cut.slices,
       .slice_blocks = cut.slice_blocks,

@@ -13,8 +13,7 @@ bool can_decode(const PackedWeight& w, int m, int num_sms);
 std::size_t decode_scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms);
 
 // y (+)= x w^T; or with `up`, of the same shape and format as p.w and without act-order's being different:
-// y = silu(x w^T) * (x up^T), never accumulating. Products that run at the same time need counters of their
-// own.
+// y = silu(x w^T) * (x up^T), never accumulating.
 void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch);
 
 }  // namespace nibble::kernels::cuda

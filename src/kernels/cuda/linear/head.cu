@@ -1,13 +1,15 @@
 // Many small products, one per head, with mma.sync: y[i, h] = w[h] x[i, h] and y[i, h] = w[h]^T x[i, h].
 //
 // A warp keeps one row tile (or, transposed, one block of 64 columns) of a head as the M side of the MMA and
-// up to 32 tokens as its N side; activations are rounded to bf16 on the way from memory. The transposed
+// up to 32 tokens as its N side. A block's warps share a head and its activations, in shared memory as bf16 B
+// fragments, or rounded on the way from memory where the product is transposed. The transposed
 // product turns the fragments over with movmatrix; its scales belong to the summed side and are multiplied
 // into the activations before these are rounded.
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/inputs.cuh"
 #include "kernels/cuda/linear/product.h"
 #include "kernels/cuda/linear/ptx.cuh"
 
@@ -16,92 +18,113 @@ namespace {
 
 constexpr int kWarps = 8;
 
-struct HeadProduct {
-  Product p;
-  bool pairs_aligned;  // inputs can be read two at a time, without bounds checks
-};
+constexpr int kMaxInputBlocks = 8;  // of k in shared memory at a time
 
-// The lane's B fragment of a k16 step for one token: inputs column, + 1, + 8, + 9.
-struct TokenFragment {
-  std::uint32_t b0;
-  std::uint32_t b1;
-};
+// Blocks of weights a lane asks for at once: 64 bytes, but one at least.
+template <Format kFormat>
+constexpr int kAhead = LaneCodes<kFormat>::kVectors < 4 ? 4 / LaneCodes<kFormat>::kVectors : 1;
 
-__device__ __forceinline__ float checked_input(const float* x, const std::int32_t* permutation, int column,
-                                               int size) {
-  const int i = permutation != nullptr ? permutation[column] : column;
-  return i >= 0 && i < size ? x[i] : 0.0F;
-}
-
-__device__ __forceinline__ TokenFragment load_fragment(const HeadProduct& h, const float* x,
-                                                       const std::int32_t* permutation, int column) {
-  if (h.pairs_aligned) {
-    const float2 low = *reinterpret_cast<const float2*>(x + column);
-    const float2 high = *reinterpret_cast<const float2*>(x + column + 8);
-    return {.b0 = round_pair(low.x, low.y), .b1 = round_pair(high.x, high.y)};
+// One block of k for all tokens.
+template <Format kFormat, int kTokenTiles>
+__device__ __forceinline__ void multiply_block(const PackedWeight& w, const std::byte* tile_scales,
+                                               const LaneCodes<kFormat>& codes, int block,
+                                               const uint4* inputs, int index, int lane,
+                                               float (&sums)[kTokenTiles][4]) {
+  BlockInputs b[kTokenTiles];
+#pragma unroll
+  for (int i = 0; i < kTokenTiles; ++i) {
+    b[i] = load_inputs(inputs + i * 32, index, 8 * kTokenTiles, lane);
   }
-  const int k = h.p.w.k;
-  return {.b0 = round_pair(checked_input(x, permutation, column, k),
-                           checked_input(x, permutation, column + 1, k)),
-          .b1 = round_pair(checked_input(x, permutation, column + 8, k),
-                           checked_input(x, permutation, column + 9, k))};
+#pragma unroll
+  for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
+    float part[kTokenTiles][4] = {};
+    float scale[2];
+#pragma unroll
+    for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
+      const RowOperands operands = load_operands<kFormat>(w, tile_scales, block, step, lane, scale);
+#pragma unroll
+      for (int split = 0; split < (splits_weights(kFormat) ? 2 : 1); ++split) {
+        std::uint32_t a[4];
+        decode_step(codes, step, operands, a, split == 1);
+#pragma unroll
+        for (int i = 0; i < kTokenTiles; ++i) {
+          const uint4 half = b[i].halves[step / 2];
+          const bool even = step % 2 == 0;
+          ptx::mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, even ? half.x : half.z,
+                        even ? half.y : half.w);
+        }
+      }
+    }
+    if constexpr (has_wide_scales(kFormat)) {
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(scale[j / 2], part[i][j], sums[i][j]);
+      }
+    }
+  }
 }
 
 // grid: x = row tiles / kWarps, y = token tiles, z = heads.
 template <Format kFormat, int kTokenTiles>
-__global__ void __launch_bounds__(kWarps * 32) head_product_kernel(const __grid_constant__ HeadProduct h) {
-  const Product& p = h.p;
+__global__ void __launch_bounds__(kWarps * 32)
+    head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
+  constexpr int kTokens = 8 * kTokenTiles;
+  constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
+  constexpr int kLoads = kAhead<kFormat>;
+  static_assert(kMaxInputBlocks % kLoads == 0, "blocks are multiplied in whole loads");
+  __shared__ uint4 inputs[kMaxInputBlocks * 8 * kTokens];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head = static_cast<int>(blockIdx.z);
   const int tile = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (tile >= p.w.num_tiles) return;
-  const int token0 = static_cast<int>(blockIdx.y) * kTokenTiles * 8;
-  const TileAddress address = tile_address(p.w, head, tile);
+  const bool has_tile = tile < p.w.num_tiles;
+  const int token0 = static_cast<int>(blockIdx.y) * kTokens;
+  const TileAddress address = tile_address(p.w, head, min(tile, p.w.num_tiles - 1));
   const std::int32_t* permutation = permutation_of(p.w, head);
-  const float* x[kTokenTiles];
+  const float* x = p.x + token0 * p.x_stride + head * p.x_head_stride;
+  const int tokens = min(kTokens, p.m - token0);
+
+  LaneCodes<kFormat> next[kLoads];
+  const auto load_next = [&](int block) {
 #pragma unroll
-  for (int i = 0; i < kTokenTiles; ++i) {
-    const int token = min(token0 + i * 8 + lane / 4, p.m - 1);
-    x[i] = p.x + token * p.x_stride + head * p.x_head_stride;
-  }
+    for (int i = 0; i < kLoads; ++i) {
+      const int at = min(block + i, p.w.num_blocks - 1);
+      next[i].load(address.codes + static_cast<std::int64_t>(at) * block_bytes(kFormat), lane);
+    }
+  };
+  load_next(0);
   float sums[kTokenTiles][4] = {};
-  LaneCodes<kFormat> next;
-  next.load(address.codes, lane);
-  for (int block = 0; block < p.w.num_blocks; ++block) {
-    const LaneCodes<kFormat> codes = next;
-    if (block + 1 < p.w.num_blocks) {
-      next.load(address.codes + static_cast<std::int64_t>(block + 1) * block_bytes(kFormat), lane);
-    }
-#pragma unroll
-    for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
-      float part[kTokenTiles][4] = {};
-      float scale[2];
-#pragma unroll
-      for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
-        const RowOperands operands = load_operands<kFormat>(p.w, address.scales, block, step, lane, scale);
-        std::uint32_t a[4];
-        decode_step(codes, step, operands, a);
-        const int column = block * kBlockK + step * 16 + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < kTokenTiles; ++i) {
-          const TokenFragment b = load_fragment(h, x[i], permutation, column);
-          ptx::mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, b.b0, b.b1);
-          if constexpr (splits_weights(kFormat)) {
-            std::uint32_t rest[4];
-            decode_step(codes, step, operands, rest, true);
-            ptx::mma_bf16(sums[i], rest, b.b0, b.b1);
-          }
-        }
+  for (int first = 0; first < p.w.num_blocks; first += kMaxInputBlocks) {
+    const int blocks = min(kMaxInputBlocks, p.w.num_blocks - first);
+    if (first > 0) __syncthreads();
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * kOctets; i += kWarps * 32) {
+      const int token = i / kOctets;
+      const int octet = i % kOctets;
+      if (octet >= blocks * (kBlockK / 8)) continue;
+      InputOctet values{};
+      if (token < tokens) {
+        values = load_octet(x + token * p.x_stride, permutation, first * kBlockK + octet * 8, p.w.k,
+                            quads_aligned);
       }
-      if constexpr (has_wide_scales(kFormat)) {
+      store_octet(reinterpret_cast<std::uint32_t*>(inputs), octet, token, kTokens, values);
+    }
+    __syncthreads();
+    for (int block = 0; has_tile && block < blocks; block += kLoads) {
+      LaneCodes<kFormat> codes[kLoads];
 #pragma unroll
-        for (int i = 0; i < kTokenTiles; ++i) {
+      for (int i = 0; i < kLoads; ++i) codes[i] = next[i];
+      load_next(first + block + kLoads);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(scale[j / 2], part[i][j], sums[i][j]);
+      for (int i = 0; i < kLoads; ++i) {
+        if (block + i < blocks) {
+          multiply_block<kFormat, kTokenTiles>(p.w, address.scales, codes[i], first + block + i, inputs,
+                                               block + i, lane, sums);
         }
       }
     }
   }
+  if (!has_tile) return;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const int row = lane / 4 + j / 2 * 8;
@@ -115,6 +138,12 @@ __global__ void __launch_bounds__(kWarps * 32) head_product_kernel(const __grid_
     }
   }
 }
+
+// The lane's B fragment of a k16 step for one token.
+struct TokenFragment {
+  std::uint32_t b0;
+  std::uint32_t b1;
+};
 
 // What an input of weight row `row` is multiplied by for columns of `chunk`.
 template <Format kFormat>
@@ -158,19 +187,21 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
         inputs[i][j] = row < p.w.n ? x[i][row] : 0.0F;
       }
     }
+    TokenFragment b[kTokenTiles];
 #pragma unroll
     for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
-      float scale[4];
+      if (chunk == 0 || (has_wide_scales(kFormat) && !scales_whole_blocks(p.w))) {
+        float scale[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        scale[j] = input_scale<kFormat>(p.w, scales, block * (kBlockK / kChunkK) + chunk,
-                                        lane % 4 * 2 + kOffsets[j]);
-      }
-      TokenFragment b[kTokenTiles];
+        for (int j = 0; j < 4; ++j) {
+          scale[j] = input_scale<kFormat>(p.w, scales, block * (kBlockK / kChunkK) + chunk,
+                                          lane % 4 * 2 + kOffsets[j]);
+        }
 #pragma unroll
-      for (int i = 0; i < kTokenTiles; ++i) {
-        b[i] = {.b0 = round_pair(inputs[i][0] * scale[0], inputs[i][1] * scale[1]),
-                .b1 = round_pair(inputs[i][2] * scale[2], inputs[i][3] * scale[3])};
+        for (int i = 0; i < kTokenTiles; ++i) {
+          b[i] = {.b0 = round_pair(inputs[i][0] * scale[0], inputs[i][1] * scale[1]),
+                  .b1 = round_pair(inputs[i][2] * scale[2], inputs[i][3] * scale[3])};
+        }
       }
 #pragma unroll
       for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
@@ -213,22 +244,20 @@ dim3 grid_of(const Product& p, int units, int tokens) {
           static_cast<unsigned>(p.w.num_groups)};
 }
 
-bool is_even_address(const float* x) { return reinterpret_cast<std::uintptr_t>(x) % 8 == 0; }
-
 }  // namespace
 
 void launch_head_product(const Product& p, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
-  const HeadProduct h{.p = p,
-                      .pairs_aligned = is_even_address(p.x) && p.x_stride % 2 == 0 &&
-                                       p.x_head_stride % 2 == 0 && p.w.k % kBlockK == 0 &&
-                                       p.w.permutation_offset == 0};
+  const bool quads_aligned =
+      reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.x_head_stride % 4 == 0;
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 8) {
-      head_product_kernel<kFormat, 1><<<grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0, launch.stream>>>(h);
+      head_product_kernel<kFormat, 1>
+          <<<grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0, launch.stream>>>(p, quads_aligned);
     } else {
-      head_product_kernel<kFormat, 4><<<grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0, launch.stream>>>(h);
+      head_product_kernel<kFormat, 4>
+          <<<grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0, launch.stream>>>(p, quads_aligned);
     }
   });
 }

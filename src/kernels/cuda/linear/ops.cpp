@@ -16,8 +16,7 @@ namespace nibble::kernels::cuda {
 namespace {
 
 Launch launch_on(CudaExec& cuda, std::byte* scratch = nullptr) {
-  return {
-      .stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch, .counters = cuda.counters()};
+  return {.stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch};
 }
 
 void check_product(const TensorView& x, const WeightShape& w, const TensorView& y) {

@@ -3,8 +3,9 @@
 // Weights are decoded into the register operand A of wgmma, 64 rows of a warpgroup at a time, and used for
 // all tokens of the tile, the shared-memory operand B. A first kernel rounds the activations to bf16 and lays
 // them out as B is read (64 k of a token are 128 bytes, swizzled), so that a stage of the pipeline takes one
-// bulk copy for its activations and one or two for each row tile's codes and scales. One warp copies, two or
-// four warpgroups multiply; blocks stay and walk over the tiles.
+// bulk copy for its activations and one or two for each row tile's codes and scales. Four warps copy (one
+// alone takes longer than the products), two or four warpgroups multiply; blocks stay and walk over the
+// tiles.
 //
 // e2m1 formats carry their scales in the operand (exact). Codes with float32 scales are summed per scale
 // group and then added, scaled. Where tiles are fewer than SMs, a cluster of blocks splits k and adds up
@@ -51,7 +52,7 @@ struct Config {
   static constexpr int kTilesM = kGated ? 2 : 1;                             // of 64 rows, per warpgroup
   static constexpr int kRows = kGroups * kTilesM * 64;
   static constexpr int kConsumers = kGroups * 128;
-  static constexpr int kThreads = kConsumers + 128;  // and a warpgroup of which one warp copies
+  static constexpr int kThreads = kConsumers + 128;  // and a warpgroup that copies
   // Registers are dealt out by role: what the copying warpgroup leaves of its share goes to the others. A
   // block starts with as many for every thread as its size allows, a multiple of 8.
   static constexpr int kStartRegisters = 65536 / kThreads / 8 * 8;
@@ -158,24 +159,23 @@ struct StageCopy {
     return static_cast<std::uint32_t>(count * C::kTokens * kInputRowBytes + C::kRowTiles * of_tile);
   }
 
-  __device__ __forceinline__ void weights(std::byte* stage, std::uint64_t* barrier, int lane) const {
-    if (lane >= C::kRowTiles) return;
-    const LocalTile<C> local = local_tile<C>(args, tile.row_tile, lane);
+  // Row tile `i`.
+  __device__ __forceinline__ void weights(std::byte* stage, std::uint64_t* barrier, int i) const {
+    const LocalTile<C> local = local_tile<C>(args, tile.row_tile, i);
     const PackedWeight& w = args.w[local.matrix];
     const TileAddress address = tile_address(w, 0, local.tile);
-    ptx::bulk_copy(stage_codes<C>(stage, lane),
+    ptx::bulk_copy(stage_codes<C>(stage, i),
                    address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
                    static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
     if constexpr (has_narrow_scales(kFormat)) {
-      ptx::bulk_copy(stage_scales<C>(stage, lane),
+      ptx::bulk_copy(stage_scales<C>(stage, i),
                      address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
                      static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
     } else if constexpr (C::kWide) {
-      ptx::bulk_copy(stage_scales<C>(stage, lane), address.scales + first_group() * kTileRows * 4,
+      ptx::bulk_copy(stage_scales<C>(stage, i), address.scales + first_group() * kTileRows * 4,
                      static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
       if (zeros()) {
-        ptx::bulk_copy(stage_zeros<C>(stage, lane),
-                       address.scales + w.zeros_offset + first_group() * kTileRows,
+        ptx::bulk_copy(stage_zeros<C>(stage, i), address.scales + w.zeros_offset + first_group() * kTileRows,
                        static_cast<std::uint32_t>(groups() * kTileRows), barrier);
       }
     }
@@ -211,7 +211,15 @@ struct RingState {
 template <Format kFormat, class C>
 __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, int first, int step,
                                            int rank) {
+  // Each of the four warps brings a quarter of the row tiles, a lane each.
+  constexpr int kTilesOfWarp = C::kRowTiles / 4;
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint64_t* barrier) {
+    // Bytes may arrive before they are expected: the phase ends only after the arrival that expects them.
+    if (warp == 0 && lane == 0) ptx::mbarrier_expect(barrier, copy.bytes());
+    if (lane < kTilesOfWarp) copy.weights(stage, barrier, warp * kTilesOfWarp + lane);
+  };
   const Blocks blocks = blocks_of_rank(args, rank);
   const int num_tiles = args.row_tiles * args.token_tiles;
   // Weights of the first stages do not depend on earlier kernels; their activations do.
@@ -219,9 +227,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   const TileOfGrid first_tile = tile_of_grid(args, first);
   for (int block = blocks.begin; block < blocks.end && ahead < C::kStages; block += C::kBlocks, ++ahead) {
     const StageCopy<kFormat, C> copy{args, first_tile, block, min(C::kBlocks, blocks.end - block)};
-    if (lane == 0) ptx::mbarrier_expect(ring.filled + ahead, copy.bytes());
-    __syncwarp();
-    copy.weights(ring.stages + ahead * C::kStageBytes, ring.filled + ahead, lane);
+    copy_weights(copy, ring.stages + ahead * C::kStageBytes, ring.filled + ahead);
   }
   ptx::wait_for_earlier_kernels();
   RingState state;
@@ -234,11 +240,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
       std::uint64_t* barrier = ring.filled + state.stage;
       if (position >= ahead) {
         if (position >= C::kStages) ptx::mbarrier_wait(ring.drained + state.stage, state.parity ^ 1U);
-        if (lane == 0) ptx::mbarrier_expect(barrier, copy.bytes());
-        __syncwarp();
-        copy.weights(stage, barrier, lane);
+        copy_weights(copy, stage, barrier);
       }
-      copy.inputs(stage, barrier, lane);
+      if (warp == 0) copy.inputs(stage, barrier, lane);
       state.advance(C::kStages);
     }
   }
@@ -320,7 +324,7 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
   const PackedWeight& w = args.w[0];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int tile = static_cast<int>(threadIdx.x) / 32;
-  const bool block_scales = w.chunks_per_scale % 2 == 0 || w.scale_groups == 1;
+  const bool block_scales = scales_whole_blocks(w);
   float part[C::kTokens / 2];
   clear(sums[0]);
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
@@ -483,7 +487,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
   __syncthreads();
   if (warp >= C::kGroups * 4) {
     ptx::release_registers<C::kCopierRegisters>();
-    if (warp == C::kGroups * 4) copy_tiles<kFormat, C>(args, ring, first, step, rank);
+    copy_tiles<kFormat, C>(args, ring, first, step, rank);
     if (args.cluster > 1) {
       ptx::cluster_sync();
       ptx::cluster_sync();

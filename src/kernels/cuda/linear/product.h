@@ -28,8 +28,7 @@ struct Product {
 struct Launch {
   cudaStream_t stream = nullptr;
   int num_sms = 0;
-  std::byte* scratch = nullptr;       // as many bytes as the kernel's ..._scratch function says
-  std::uint32_t* counters = nullptr;  // kNumCounters zeros, which kernels leave zero
+  std::byte* scratch = nullptr;  // as many bytes as the kernel's ..._scratch function says
 };
 
 // float32 operands and sums for every format, shape and number of groups; may accumulate.
