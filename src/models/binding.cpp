@@ -239,7 +239,14 @@ Error different(const Checkpoint& checkpoint, const Treated& a, const Treated& b
                                  printable(checkpoint.dir().native(), 1024), text(a), text(b), what));
 }
 
-// gate_proj and up_proj of a module multiply one input in one kernel.
+// gate_proj and up_proj see one input, and those of experts run in one kernel.
+bool may_share_input(LayerKind kind, const kernels::WeightShape& gate, const kernels::WeightShape& up) {
+  if (gate.activations != up.activations) return false;
+  return kind != LayerKind::experts ||
+         (gate.format == up.format && gate.grouping.zero_points == up.grouping.zero_points &&
+          gate.grouping.act_order == up.grouping.act_order);
+}
+
 Status check_gate_and_up(const Checkpoint& checkpoint, const std::vector<Binding>& bindings) {
   std::unordered_map<std::string_view, const Binding*> by_name;
   for (const Binding& binding : bindings) by_name.emplace(binding.spec->name, &binding);
@@ -249,7 +256,8 @@ Status check_gate_and_up(const Checkpoint& checkpoint, const std::vector<Binding
     if (up == by_name.end()) continue;
     const Treated a{gate, gate.spec->blocks.front().weight->shape};
     const Treated b{*up->second, up->second->spec->blocks.front().weight->shape};
-    if (!same_treatment(a.shape, b.shape)) return different(checkpoint, a, b, "gate and up");
+    if (!may_share_input(gate.spec->kind, a.shape, b.shape))
+      return different(checkpoint, a, b, "gate and up");
   }
   return {};
 }

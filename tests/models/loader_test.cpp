@@ -142,17 +142,23 @@ TEST(Loader, ExpertsOfALayerShareAFormat) {
                      HasSubstr("model.layers.1.mlp.experts.0.up_proj.weight"), HasSubstr("fp8")));
 }
 
+// Of experts; those of dense MLPs may differ.
 TEST(Loader, GateAndUpShareAFormat) {
-  for (const std::string module : {"model.layers.0.mlp.", "model.layers.1.mlp.shared_experts."}) {
-    EditableCheckpoint checkpoint("v3-tiny-fp8");
-    EditableTensor& up = checkpoint.tensor(module + "up_proj.weight");
+  EditableCheckpoint checkpoint("v3-tiny-fp8");
+  const auto make_plain = [&](const std::string& name) {
+    EditableTensor& up = checkpoint.tensor(name);
     up.dtype = "BF16";
     up.bytes.assign(up.bytes.size() * 2, std::byte{0});
-    checkpoint.tensors.erase(module + "up_proj.weight_scale_inv");
-    expect_error(checkpoint, ErrorCode::unsupported,
-                 AllOf(HasSubstr(module + "gate_proj.weight"), HasSubstr("fp8"),
-                       HasSubstr(module + "up_proj.weight"), HasSubstr("bf16")));
-  }
+    checkpoint.tensors.erase(name + "_scale_inv");
+  };
+  make_plain("model.layers.0.mlp.up_proj.weight");
+  EXPECT_TRUE(load(checkpoint).ok());
+  const std::string experts = "model.layers.1.mlp.experts.";
+  for (std::int64_t e = 0; e < checkpoint.config["n_routed_experts"]; ++e)
+    make_plain(experts + std::to_string(e) + ".up_proj.weight");
+  expect_error(checkpoint, ErrorCode::unsupported,
+               AllOf(HasSubstr(experts + "0.gate_proj.weight"), HasSubstr("fp8"),
+                     HasSubstr(experts + "0.up_proj.weight"), HasSubstr("bf16")));
 }
 
 TEST(Loader, AttentionMayHaveAnotherFormat) {

@@ -36,7 +36,11 @@ def named():
 
 
 def apply(folder, *options):
-    return subprocess.run(["git", "apply", *options, str(PATCH)], cwd=folder, capture_output=True, text=True)
+    """As in a folder of no repository: paths are below it, ignored or not."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    environment.pop("GIT_DIR", None)
+    return subprocess.run(["git", "apply", *options, str(PATCH)], cwd=folder, env=environment, capture_output=True,
+                          text=True)
 
 
 class ToyFormat(unittest.TestCase):
@@ -49,7 +53,6 @@ class ToyFormat(unittest.TestCase):
             self.assertTrue(any(re.fullmatch(p, file) for p in patterns), f"{file} is not in {PAGE.name}")
 
     def test_applies_to_this_tree(self):
-        # Outside of a repository, git apply takes the folder as it is.
         answer = apply(ROOT, "--check")
         self.assertEqual(answer.returncode, 0, answer.stderr + "\nmake the patch anew: it is the example of the page")
 
@@ -64,7 +67,7 @@ class ToyFormat(unittest.TestCase):
             else:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-        answer = apply(folder, "--unsafe-paths", f"--directory={folder}")
+        answer = apply(folder)
         self.assertEqual(answer.returncode, 0, answer.stderr)
 
         def run(*command):

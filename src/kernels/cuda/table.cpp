@@ -2,8 +2,8 @@
 
 #include "kernels/cuda/attention/ops.h"
 #include "kernels/cuda/elementwise/ops.h"
-#include "kernels/cuda/ops.h"
 #include "kernels/cuda/moe/ops.h"
+#include "kernels/cuda/ops.h"
 
 namespace nibble::kernels::cuda {
 

@@ -172,33 +172,6 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
       : "memory");
 }
 
-__device__ __forceinline__ bool mbarrier_test(std::uint32_t barrier, std::uint32_t parity) {
-  int done;
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-      "selp.b32 %0, 1, 0, p;\n}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
-// Whether any of the barrier's threads says so.
-template <int kId, int kThreads>
-__device__ __forceinline__ bool barrier_or(bool value) {
-  int any;
-  asm volatile(
-      "{\n.reg .pred p, q;\n"
-      "setp.ne.b32 p, %1, 0;\n"
-      "barrier.cta.red.or.pred q, %2, %3, p;\n"
-      "selp.b32 %0, 1, 0, q;\n}\n"
-      : "=r"(any)
-      : "r"(static_cast<int>(value)), "n"(kId), "n"(kThreads)
-      : "memory");
-  return any != 0;
-}
-
 // Copies a box of the map at (column, row) to shared memory; completes on the barrier.
 __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap& map, int column, int row,
                                          std::uint32_t barrier, std::uint64_t cache_policy) {

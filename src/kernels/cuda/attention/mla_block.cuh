@@ -32,7 +32,6 @@ enum Barrier : int { kBlockBarrier = 1, kFirstScores = 2, kSecondScores = 3, kGr
 // of two panels (the last one is the rope panel), so that scores begin before all of it is there.
 constexpr int kChunks = (kPanels + 1) / 2;
 constexpr int kHalfChunks = kHalfPanels / 2;
-constexpr int kLastChunk = 2 * kHalfChunks - 1;  // to arrive in buffer 1
 struct Shared {
   alignas(1024) std::uint8_t q[kTileBytes];
   alignas(1024) std::uint8_t kv[2][kTileBytes];

@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/mla_fast.h"
-#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -31,6 +31,15 @@ __global__ void __launch_bounds__(kSlices* kVectors) mla_combine_kernel(MlaFast 
       const int slot = 2 * (splits.first_part + i) + (i == 0 ? 1 : 0);
       return (static_cast<std::int64_t>(slot) * launch.num_groups + group) * kMlaRows + row;
     };
+    // The first parts' results are asked for before their weights are known.
+    constexpr int kAhead = 4;
+    const auto* partial = reinterpret_cast<const float4*>(launch.partial_o);
+    float4 ahead[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int i = slice + j * kSlices;
+      if (i < splits.num_parts) ahead[j] = partial[at(i) * kVectors + column];
+    }
     float top = -INFINITY;
     for (int i = static_cast<int>(threadIdx.x) % 32; i < splits.num_parts; i += 32) {
       top = fmaxf(top, launch.partial_ml[at(i)].x);
@@ -38,16 +47,20 @@ __global__ void __launch_bounds__(kSlices* kVectors) mla_combine_kernel(MlaFast 
     for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, mask));
     float4 o = {0.0F, 0.0F, 0.0F, 0.0F};
     float sum = 0.0F;
-#pragma unroll 4
-    for (int i = slice; i < splits.num_parts; i += kSlices) {
+    const auto add = [&](int i, float4 v) {
       const float2 ml = launch.partial_ml[at(i)];
-      const float4 v = reinterpret_cast<const float4*>(launch.partial_o)[at(i) * kVectors + column];
       const float factor = exp2f(ml.x - top);
       sum += ml.y * factor;
-      o.x += v.x * factor;
-      o.y += v.y * factor;
-      o.z += v.z * factor;
-      o.w += v.w * factor;
+      o = {o.x + v.x * factor, o.y + v.y * factor, o.z + v.z * factor, o.w + v.w * factor};
+    };
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int i = slice + j * kSlices;
+      if (i < splits.num_parts) add(i, ahead[j]);
+    }
+#pragma unroll 4
+    for (int i = slice + kAhead * kSlices; i < splits.num_parts; i += kSlices) {
+      add(i, partial[at(i) * kVectors + column]);
     }
     if constexpr (kSlices > 1) {
       slices[slice][column] = o;

@@ -74,7 +74,7 @@ class Consumer {
     const int part = static_cast<int>(blockIdx.x) / launch_.num_groups;
     const int end = schedule.cut(part + 1);
     Piece piece;
-    for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+    for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
       load_queries(launch_, piece, shared_);
       fence_async_proxy();
       barrier_sync<kBlockBarrier, kConsumers>();
@@ -86,7 +86,7 @@ class Consumer {
           second_of_pair(piece, tile);
         }
       }
-      finish(piece, part);
+      finish(schedule, piece, part);
     }
   }
 
@@ -146,36 +146,15 @@ class Consumer {
     release(1);
   }
 
-  // The tiles in buffer 1, and the probabilities of both. Scores come first if their tile is there, so that
-  // they overlap with the other group's softmax; else the other tile's buffer is freed as soon as can be. The
-  // order does not change the result.
+  // The tiles in buffer 1, and the probabilities of both; those of buffer 0 first, so that it is soon free.
   __device__ __forceinline__ void second_of_pair(const Piece& piece, int tile) {
-    if (tile + 1 < piece.tile_end) {
-      if (arrived(1)) {
-        second_tile<true>(piece, tile + 1);
-      } else {
-        second_tile<false>(piece, tile + 1);
-      }
-      return;
-    }
     barrier_sync<kFirstScores, kConsumers>();
     take_first_top();
     add_other_values();
     wgmma_wait<0>();
     release(0);
-  }
-
-  template <bool kScoresFirst>
-  __device__ __forceinline__ void second_tile(const Piece& piece, int tile) {
-    if constexpr (kScoresFirst) scores(piece, tile);
-    barrier_sync<kFirstScores, kConsumers>();
-    take_first_top();
-    add_other_values();
-    if constexpr (!kScoresFirst) {
-      wgmma_wait<0>();
-      release(0);
-      scores(piece, tile);
-    }
+    if (tile + 1 >= piece.tile_end) return;
+    scores(piece, tile + 1);
     float tops[2];
     row_tops(tops);
     float new_top[2];
@@ -190,11 +169,8 @@ class Consumer {
     store_probabilities(p);
     fence_async_proxy();
     barrier_arrive<kSecondScores, kConsumers>();
-    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
-    if constexpr (kScoresFirst) {
-      wgmma_wait<0>();
-      release(0);
-    }
+    if (piece.length() - (tile + 1) * kMlaTile < kMlaTile)
+      barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
     move_top(new_top);
 #pragma unroll
     for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
@@ -208,16 +184,12 @@ class Consumer {
     move_top(top);
   }
 
-  // Whether all of a buffer's tile is there; the same answer for the whole group.
-  __device__ __forceinline__ bool arrived(int buffer) {
-    const bool here = mbarrier_test(shared_address(&shared_.full[buffer][kLastChunk]), phase_[buffer]);
-    return barrier_or<kGroupBarrier + kGroup, kGroupThreads>(here);
-  }
-
-  __device__ __forceinline__ void wait_full(int buffer) {
+  // This group's half of the other group's buffer. The other half may be in the next tile's hands already: to
+  // wait for it could be to wait for ever.
+  __device__ __forceinline__ void wait_other_values() {
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) wait_chunk(buffer, chunk);
-    phase_[buffer] ^= 1U;
+    for (int i = 0; i < kHalfChunks; ++i) wait_chunk(kOther, kGroup * kHalfChunks + i);
+    phase_[kOther] ^= 1U;
   }
   __device__ __forceinline__ void wait_chunk(int buffer, int chunk) {
     mbarrier_wait(shared_address(&shared_.full[buffer][chunk]), phase_[buffer]);
@@ -332,7 +304,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void add_other_values() {
-    wait_full(kOther);
+    wait_other_values();
     const std::uint64_t v = values_of(kOther);
     const std::uint64_t p = k_major(shared_address(shared_.kv[kOther]) + kRopePanel * kPanelBytes);
     wgmma_fence();
@@ -342,7 +314,7 @@ class Consumer {
   }
 
   // Writes the piece's result: to o if nobody else works on its unit, else to the part's slot.
-  __device__ __forceinline__ void finish(const Piece& piece, int part) {
+  __device__ __forceinline__ void finish(const Schedule& schedule, const Piece& piece, int part) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       sum_[i] += __shfl_xor_sync(0xFFFFFFFFU, sum_[i], 1);
@@ -373,11 +345,11 @@ class Consumer {
       store_row(to, i, factor);
     }
     if (kGroup == 0 && group == 0 && piece.starts_unit) {
+      const int last_part = schedule.last_part(piece, part);
       for (int t = static_cast<int>(threadIdx.x); t < piece.num_tokens; t += kGroupThreads) {
-        launch_.splits[piece.first_row + t] = {
-            .first_part = part,
-            .num_parts = static_cast<std::int16_t>(piece.last_part - part + 1),
-            .token = static_cast<std::int16_t>(t)};
+        launch_.splits[piece.first_row + t] = {.first_part = part,
+                                               .num_parts = static_cast<std::int16_t>(last_part - part + 1),
+                                               .token = static_cast<std::int16_t>(t)};
       }
     }
   }

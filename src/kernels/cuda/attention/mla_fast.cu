@@ -13,8 +13,8 @@
 #include "kernels/cuda/attention/mla_block.cuh"
 #include "kernels/cuda/attention/mla_consumer.cuh"
 #include "kernels/cuda/attention/mla_producer.cuh"
-#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -54,7 +54,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
     if constexpr (kBulk) prefetch_map(map);
   }
-  cudaTriggerProgrammaticLaunchCompletion();
   cudaGridDependencySynchronize();
   if (blockIdx.x == 0) mark_empty_rows(launch);
   Schedule schedule;
@@ -140,7 +139,6 @@ void launch_mla_fast(cudaStream_t stream, const MlaLaunch& launch, int num_sms, 
   MlaFast fast{.base = launch,
                .tokens_per_unit = launch.num_heads < kMlaRows ? kMlaRows / launch.num_heads : 1,
                .num_groups = sizes.num_groups,
-               .min_tiles = 1,
                .box_rows = box_rows_of(launch.page_size)};
   fast.partial_o = reinterpret_cast<float*>(scratch);
   scratch += sizes.slots * kMlaRows * kMlaLatent * sizeof(float);

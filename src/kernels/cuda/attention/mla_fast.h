@@ -30,7 +30,6 @@ struct MlaFast {
   MlaLaunch base;
   std::int32_t tokens_per_unit;
   std::int32_t num_groups;  // of up to 64 heads
-  std::int32_t min_tiles;   // a part is not made smaller than this
   std::int32_t box_rows;    // entries one copy brings: they lie in one page
   float* partial_o;         // [slots, groups, 64, 512], not yet divided by the sum
   float2* partial_ml;       // [slots, groups, 64]: maximum (scaled, base 2) and sum

@@ -50,7 +50,7 @@ __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, co
   std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
   Piece piece;
   const int end = schedule.cut(part + 1);
-  for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+  for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
     PageIds pages(launch, piece);
     for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
       const int buffer = (tile - piece.tile_begin) % 2;
@@ -88,7 +88,7 @@ __device__ inline void prefetch_queries(const MlaFast& launch, const Schedule& s
   const int end = schedule.cut(part + 1);
   int position = schedule.cut(part);
   Piece piece;
-  for (int i = 0; i < kMaxPieces && schedule.next(part, position, end, piece); ++i) {
+  for (int i = 0; i < kMaxPieces && schedule.next(position, end, piece); ++i) {
     const int num_rows = i == 0 ? 0 : num_rows_of(launch, piece);
     for (int row = static_cast<int>(threadIdx.x) % 32; row < num_rows; row += 32) {
       const RowOf at = row_of(launch, row);
@@ -114,7 +114,7 @@ class Decoder {
     const int end = schedule.cut(part + 1);
     std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
     Piece piece;
-    for (int position = schedule.cut(part); schedule.next(part, position, end, piece);) {
+    for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
       std::int64_t entries = locate(piece, piece.tile_begin);
       float scales = scale_of(entries);
       fetch(entries, 0, batches_[0]);

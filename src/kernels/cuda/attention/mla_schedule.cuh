@@ -26,8 +26,8 @@ struct Piece {
   int tile_begin;
   int tile_end;
   int num_tiles;     // of the whole unit
+  int unit_start;    // position of the unit
   bool starts_unit;  // tile_begin is 0
-  int last_part;     // that works on this unit; only where starts_unit
 
   __device__ bool whole() const { return starts_unit && tile_end == num_tiles; }
   // Entries the last token sees.
@@ -39,9 +39,14 @@ struct ScheduleMemory {
   int length[kMlaMaxSeqs];
   int row[kMlaMaxSeqs + 1];     // first query row, counted from the launch's first
   int prefix[kMlaMaxSeqs + 1];  // first position
-  int smallest;                 // cost of a unit
-  int largest;
-  int num_units;
+  int total;                    // positions
+  int num_parts;
+  int share;  // positions of a part, one more for the first `remainder` ones
+  int remainder;
+  int snap;            // a cut this near to a unit's end is moved there
+  int cost;            // of every unit, where they are equal
+  int parts_per_unit;  // above 0: units are equal and split evenly
+  int units_per_part;  // above 0: units are equal and whole
 };
 
 class Schedule {
@@ -57,33 +62,39 @@ class Schedule {
       memory.row[s + 1] = launch.base.cu_seqlens_q[s + 1] - first;
     }
     __syncthreads();
-    if (threadIdx.x < 32) scan(num_seqs);
+    if (threadIdx.x < 32) scan(num_seqs, num_parts);
     __syncthreads();
-    total_ = memory.prefix[num_seqs];
-    choose_cuts(num_parts, memory.smallest, memory.largest, memory.num_units);
   }
 
-  __device__ int num_parts() const { return num_parts_; }
+  __device__ int num_parts() const { return memory_->num_parts; }
 
   // The position where part p begins; the next part's is its end.
   __device__ int cut(int p) const {
-    if (p >= num_parts_) return total_;
-    if (parts_per_unit_ > 0) {
-      const int within = p % parts_per_unit_ * (cost_ - kUnitCost) / parts_per_unit_;
-      return p / parts_per_unit_ * cost_ + (within > 0 ? kUnitCost + within : 0);
+    if (p >= memory_->num_parts) return memory_->total;
+    if (memory_->parts_per_unit > 0) {
+      const int within = p % memory_->parts_per_unit * (memory_->cost - kUnitCost) / memory_->parts_per_unit;
+      return p / memory_->parts_per_unit * memory_->cost + (within > 0 ? kUnitCost + within : 0);
     }
-    if (units_per_part_ > 0) return min(p * units_per_part_ * cost_, total_);
-    const auto at = static_cast<int>(static_cast<std::int64_t>(total_) * p / num_parts_);
+    if (memory_->units_per_part > 0) return min(p * memory_->units_per_part * memory_->cost, memory_->total);
+    const int at = p * memory_->share + min(p, memory_->remainder);
     const int s = seq_at(at);
     const int cost = unit_cost(s);
     const int start = memory_->prefix[s] + (at - memory_->prefix[s]) / cost * cost;
     const int tile = at - start - kUnitCost;
-    if (tile <= snap_) return start;
-    return tile >= cost - kUnitCost - snap_ ? start + cost : at;
+    if (tile <= memory_->snap) return start;
+    return tile >= cost - kUnitCost - memory_->snap ? start + cost : at;
   }
 
-  // Walks the pieces of one part: position = cut(p); while (next(p, position, cut(p + 1), piece)) ...
-  __device__ bool next(int part, int& position, int end, Piece& piece) const {
+  // The last part that works on the unit of a piece that part p begins.
+  __device__ int last_part(const Piece& piece, int p) const {
+    if (piece.whole()) return p;
+    const int parts = memory_->parts_per_unit;
+    if (parts > 0) return p / parts * parts + (piece.num_tiles * parts - 1) / (memory_->cost - kUnitCost);
+    return part_of(piece.unit_start + kUnitCost + piece.num_tiles - 1, p);
+  }
+
+  // Walks the pieces of one part: position = cut(p); while (next(position, cut(p + 1), piece)) ...
+  __device__ bool next(int& position, int end, Piece& piece) const {
     while (position < end) {
       const int s = seq_at(position);
       const int cost = unit_cost(s);
@@ -101,12 +112,9 @@ class Schedule {
       piece.num_tiles = (piece.length() + kMlaTile - 1) / kMlaTile;
       piece.tile_begin = begin;
       piece.tile_end = min(stop, piece.num_tiles);
+      piece.unit_start = start;
       piece.starts_unit = begin == 0;
       if (piece.tile_begin >= piece.tile_end) continue;
-      piece.last_part = part;
-      if (piece.starts_unit && !piece.whole()) {
-        piece.last_part = part_of(start + kUnitCost + piece.num_tiles - 1, part);
-      }
       return true;
     }
     return false;
@@ -121,7 +129,7 @@ class Schedule {
   __device__ int unit_cost(int s) const { return kUnitCost + (memory_->length[s] + kMlaTile - 1) / kMlaTile; }
 
   // The positions of the sequences, and what the units are like; one warp.
-  __device__ void scan(int num_seqs) {
+  __device__ void scan(int num_seqs, int max_parts) {
     const int lane = static_cast<int>(threadIdx.x);
     if (lane == 0) memory_->prefix[0] = memory_->row[0] = 0;
     __syncwarp();
@@ -148,12 +156,11 @@ class Schedule {
     largest = __reduce_max_sync(0xFFFFFFFFU, largest);
     units = __reduce_add_sync(0xFFFFFFFFU, units);
     if (lane != 0) return;
-    memory_->smallest = smallest;
-    memory_->largest = largest;
-    memory_->num_units = units;
+    memory_->total = carry;
+    choose_cuts(max_parts, smallest, largest, units);
   }
 
-  // The sequence whose stretch holds a position below total_.
+  // The sequence whose stretch holds a position below memory_->total.
   __device__ int seq_at(int position) const {
     int low = 0;
     int high = launch_->base.num_seqs - 1;
@@ -170,50 +177,48 @@ class Schedule {
 
   // The part that works on a position, at or after `from`.
   __device__ int part_of(int position, int from) const {
-    int p = max(from, static_cast<int>(static_cast<std::int64_t>(position) * num_parts_ / max(total_, 1)));
-    p = min(p, num_parts_ - 1);
+    int p = min(max(from, position / max(memory_->share, 1)), memory_->num_parts - 1);
     while (p > from && cut(p) > position) --p;
-    while (p + 1 < num_parts_ && cut(p + 1) <= position) ++p;
+    while (p + 1 < memory_->num_parts && cut(p + 1) <= position) ++p;
     return p;
   }
 
   __device__ void choose_cuts(int max_parts, int smallest, int largest, int num_units) {
-    // At least two positions a part: cuts then never coincide.
-    num_parts_ = max(1, min(max_parts, total_ / max(kUnitCost + 1, launch_->min_tiles)));
-    snap_ = 0;
-    parts_per_unit_ = 0;
-    units_per_part_ = 0;
-    cost_ = largest;
-    if (total_ == 0) {
-      num_parts_ = 0;
+    // A part costs time to start, a split time to merge: with n tiles, parts of about sqrt(n) / 4 did best.
+    // At least two positions, so that cuts never coincide.
+    int min_tiles = 1;
+    while (16 * min_tiles * min_tiles < largest - kUnitCost) ++min_tiles;
+    memory_->num_parts = max(1, min(max_parts, memory_->total / max(kUnitCost + 1, min_tiles)));
+    memory_->snap = 0;
+    memory_->parts_per_unit = 0;
+    memory_->units_per_part = 0;
+    memory_->cost = largest;
+    if (memory_->total == 0) {
+      memory_->num_parts = 0;
       return;
     }
-    const int share = (total_ + num_parts_ - 1) / num_parts_;
-    snap_ = min(share / 16, 4);
+    memory_->share = memory_->total / memory_->num_parts;
+    memory_->remainder = memory_->total - memory_->share * memory_->num_parts;
+    const int share = memory_->share + 1;  // of the largest part
+    memory_->snap = min(share / 16, 4);
     if (smallest != largest) return;
     const int tiles = largest - kUnitCost;
     if (num_units <= max_parts) {
-      const int splits = max(1, min(max_parts / num_units, tiles / launch_->min_tiles));
+      const int splits = max(1, min(max_parts / num_units, tiles / min_tiles));
       const int longest = (tiles + splits - 1) / splits + kUnitCost;
       if (longest > share + share / 8 + 2) return;
-      parts_per_unit_ = splits;
-      num_parts_ = splits * num_units;
+      memory_->parts_per_unit = splits;
+      memory_->num_parts = splits * num_units;
     } else {
       const int units = (num_units + max_parts - 1) / max_parts;
       if (units * largest > share + share / 8 + 2) return;
-      units_per_part_ = units;
-      num_parts_ = (num_units + units - 1) / units;
+      memory_->units_per_part = units;
+      memory_->num_parts = (num_units + units - 1) / units;
     }
   }
 
   const MlaFast* launch_;
   ScheduleMemory* memory_;
-  int total_;
-  int num_parts_;
-  int snap_;            // a cut this near to a unit's end is moved there
-  int cost_;            // of every unit, where they are equal
-  int parts_per_unit_;  // above 0: units are equal and split evenly
-  int units_per_part_;  // above 0: units are equal and whole
 };
 
 }  // namespace nibble::kernels::cuda

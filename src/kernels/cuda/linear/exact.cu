@@ -10,6 +10,8 @@
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/product.h"
 #include "kernels/cuda/linear/ptx.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -104,6 +106,7 @@ __device__ __forceinline__ void add_block(const Product& p, const std::int32_t* 
 template <Format kFormat, class Config>
 __global__ void __launch_bounds__(kWarps * 32, 2)
     exact_product_kernel(const __grid_constant__ Product p, const ExactSplit split) {
+  begin_overlapped();
   constexpr int kTokens = Config::kTokens;
   constexpr int kRows = Config::kRows;
   // [k part of the block][row][token], then summed into the first part.
@@ -197,16 +200,18 @@ void launch_config(const Product& p, const Launch& launch) {
     split.cluster *= 2;
   }
   const int row_groups = ceil_div(p.w.num_tiles, split.warps_n * Config::kTiles);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(split.cluster), 1, 1};
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(split.cluster), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(row_groups * split.cluster), static_cast<unsigned>(token_tiles),
                         static_cast<unsigned>(p.w.num_groups));
   config.blockDim = dim3(kWarps * 32);
   config.stream = launch.stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   cudaLaunchKernelEx(&config, exact_product_kernel<kFormat, Config>, p, split);
 }
 

@@ -12,6 +12,8 @@
 #include "kernels/cuda/linear/inputs.cuh"
 #include "kernels/cuda/linear/product.h"
 #include "kernels/cuda/linear/ptx.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -69,6 +71,7 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32)
     head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
+  begin_overlapped();
   constexpr int kTokens = 8 * kTokenTiles;
   constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
   constexpr int kLoads = kAhead<kFormat>;
@@ -156,6 +159,7 @@ __device__ __forceinline__ float input_scale(const PackedWeight& w, const std::b
 // grid: x = blocks of 64 columns / kWarps, y = token tiles, z = heads.
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const __grid_constant__ Product p) {
+  begin_overlapped();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head = static_cast<int>(blockIdx.z);
   const int block = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -267,11 +271,11 @@ void launch_head_product(const Product& p, const Launch& launch) {
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 8) {
-      head_product_kernel<kFormat, 1>
-          <<<grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0, launch.stream>>>(p, quads_aligned);
+      launch_overlapped(head_product_kernel<kFormat, 1>, grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0,
+                        launch.stream, p, quads_aligned);
     } else {
-      head_product_kernel<kFormat, 4>
-          <<<grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0, launch.stream>>>(p, quads_aligned);
+      launch_overlapped(head_product_kernel<kFormat, 4>, grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0,
+                        launch.stream, p, quads_aligned);
     }
   });
 }
@@ -281,11 +285,11 @@ void launch_transposed_product(const Product& p, const Launch& launch) {
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 8) {
-      transposed_product_kernel<kFormat, 1>
-          <<<grid_of(p, p.w.num_blocks, 8), kWarps * 32, 0, launch.stream>>>(p);
+      launch_overlapped(transposed_product_kernel<kFormat, 1>, grid_of(p, p.w.num_blocks, 8), kWarps * 32, 0,
+                        launch.stream, p);
     } else {
-      transposed_product_kernel<kFormat, 4>
-          <<<grid_of(p, p.w.num_blocks, 32), kWarps * 32, 0, launch.stream>>>(p);
+      launch_overlapped(transposed_product_kernel<kFormat, 4>, grid_of(p, p.w.num_blocks, 32), kWarps * 32, 0,
+                        launch.stream, p);
     }
   });
 }

@@ -68,8 +68,8 @@ constexpr float kFloor = 1e-12F;
 constexpr float kE4m3Max = 448.0F;
 
 // One block per row. Rows with a value that is not finite stay as they are, as on the host.
-__global__ void __launch_bounds__(kThreads) quantize_hidden_kernel(const __grid_constant__ MoeParams p,
-                                                                   Hidden format) {
+__global__ void __launch_bounds__(kThreads)
+    quantize_hidden_kernel(const __grid_constant__ MoeParams p, Hidden format) {
   const std::int64_t width = p.h_row;
   const int k = p.down.k;
   const float* in = p.h_f32 + blockIdx.x * width;
@@ -118,9 +118,13 @@ void launch_combine(const MoeParams& p, cudaStream_t stream) {
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads), static_cast<unsigned>(p.m));
+  config.gridDim =
+      dim3(static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads), static_cast<unsigned>(p.m));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(p.topk) * sizeof(std::int32_t);
+  // Whole vectors: the compiler reads `order` four at a time.
+  constexpr int kVector = 4;
+  const int slots = (p.topk + kVector - 1) / kVector * kVector;
+  config.dynamicSmemBytes = static_cast<std::size_t>(slots) * sizeof(std::int32_t);
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;

@@ -9,7 +9,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstddef>
 
 #include "kernels/cuda/fragment.cuh"
@@ -20,18 +19,16 @@
 
 namespace nibble::kernels::cuda::moe {
 
-inline constexpr int kMaxDepth = 8;
-#ifndef MOE_WARPS
-#define MOE_WARPS 8
-#endif
-inline constexpr int kTokenPadBytes = 16;   // keeps the rows of a fragment apart in the banks
+// Ring stages. More would fit where tokens are few, and slow memory down (docs/kernels/moe_w4a16.md).
+inline constexpr int kMaxDepth = 5;
+inline constexpr int kTokenPadBytes = 16;    // keeps the rows of a fragment apart in the banks
 inline constexpr int kSharedLimit = 232448;  // of a block on sm_90
 
 // Compute warps, and k64 blocks of both row tiles in a ring stage: codes, then narrow scales.
 template <Format F>
 struct Stage {
   static constexpr int kBlocks = format_bits(F) <= 8 ? 16 : 8;
-  static constexpr int kWarps = format_bits(F) <= 4 ? MOE_WARPS : 8;
+  static constexpr int kWarps = F == Format::mxfp4 ? 16 : 8;
   static constexpr int kBlocksPerWarp = kBlocks / kWarps;
   static constexpr int kHalfCodes = kBlocks * block_bytes(F);
   static constexpr int kHalfScales = kBlocks * scale_block_bytes(F);
@@ -66,12 +63,7 @@ DecodeSmem decode_smem(int num_blocks, int tile_tokens, bool two_orders, int wor
   s.sums = round(s.bars + (2 * kMaxDepth + 4) * 8, 128);
   s.tokens = s.sums + 2 * S::kWarps * 2 * kWarp * static_cast<int>(sizeof(float4));
   s.ring = round(s.tokens + S::kWarps * s.warp_tokens, 128);
-#ifdef MOE_TUNE
-  const int cap = std::getenv("DEPTH") ? std::atoi(std::getenv("DEPTH")) : kMaxDepth;
-#else
-  const int cap = kMaxDepth;
-#endif
-  s.depth = std::min(cap, (kSharedLimit - s.ring) / S::kBytes);
+  s.depth = std::min(kMaxDepth, (kSharedLimit - s.ring) / S::kBytes);
   s.bytes = s.ring + std::max(s.depth * S::kBytes, work_words * 4);
   return s;
 }
@@ -205,11 +197,12 @@ __device__ void produce(const DecodeContext& c, const Ring& ring) {
       const std::uint32_t out = shared_address(ring.data) + to.stage * S::kBytes;
       mbarrier_expect(bar, halves * count * (block_bytes(F) + scale_block_bytes(F)));
       for (int half = 0; half < halves; ++half) {
-        bulk_load(out + half * S::kHalfCodes, from[half].codes + block * block_bytes(F), count * block_bytes(F),
-                  bar, policy);
+        bulk_load(out + half * S::kHalfCodes, from[half].codes + block * block_bytes(F),
+                  count * block_bytes(F), bar, policy);
         if constexpr (has_narrow_scales(F)) {
           bulk_load(out + 2 * S::kHalfCodes + half * S::kHalfScales,
-                    from[half].scales + block * scale_block_bytes(F), count * scale_block_bytes(F), bar, policy);
+                    from[half].scales + block * scale_block_bytes(F), count * scale_block_bytes(F), bar,
+                    policy);
         }
       }
       ++filled;
@@ -292,11 +285,13 @@ struct ComputeWarp {
       if (block + (S::kBlocksPerWarp - 1) * S::kWarps < c.num_blocks) {
 #pragma unroll
         for (int i = 0; i < S::kBlocksPerWarp; ++i) {
-          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes, acc);
+          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes,
+                   acc);
         }
       } else {
         for (int i = 0; block + i * S::kWarps < c.num_blocks; ++i) {
-          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes, acc);
+          multiply(data, warp + i * S::kWarps, block + i * S::kWarps, scales, mine + i * kTokenBlockBytes,
+                   acc);
         }
       }
       mine += S::kBlocksPerWarp * kTokenBlockBytes;
@@ -309,10 +304,12 @@ struct ComputeWarp {
 
 // Partial sums go from the compute warps to the finishing one through two buffers.
 struct SumBuffers {
-  float4* data;  // [2][warps][half][lane]
+  float4* data;        // [2][warps][half][lane]
   std::uint32_t bars;  // two "full", two "empty"
   int warps;
-  [[nodiscard]] __device__ __forceinline__ std::uint32_t full(int pass) const { return bars + 8 * (pass & 1); }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t full(int pass) const {
+    return bars + 8 * (pass & 1);
+  }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t empty(int pass) const {
     return bars + 16 + 8 * (pass & 1);
   }
@@ -339,7 +336,8 @@ __device__ void compute(ComputeWarp<F, kFirst>& w, const SumBuffers& sums, bool 
     if (pass >= 2) mbarrier_wait(sums.empty(pass), (pass / 2 - 1) & 1);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *sums.of(pass, w.warp, half, w.lane) = make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]);
+      *sums.of(pass, w.warp, half, w.lane) =
+          make_float4(acc[half][0], acc[half][1], acc[half][2], acc[half][3]);
     }
     __syncwarp();
     if (w.lane == 0) mbarrier_arrive(sums.full(pass));
@@ -432,7 +430,8 @@ __device__ void finish(const MoeParams& p, const DecodeContext& c, const SumBuff
     loaded = at.tile;
     float factors[2][2];
     for (int half = 0; half < 2; ++half) {
-      load_factors(*c.weights[half], columns.tile.expert, row_tile<kFirst>(at.pair, half), lane, factors[half]);
+      load_factors(*c.weights[half], columns.tile.expert, row_tile<kFirst>(at.pair, half), lane,
+                   factors[half]);
     }
     mbarrier_wait(sums.full(pass), pass / 2 & 1);
     float4 total[2] = {*sums.of(pass, 0, 0, lane), *sums.of(pass, 0, 1, lane)};
@@ -566,16 +565,15 @@ void launch_decode_product(const MoeParams& p, const DecodeOptions& options, cud
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = options.overlap ? 1 : 0;
-#ifdef MOE_TUNE
-  if (kFirst && std::getenv("PDL1")) config.numAttrs = 1;
-#endif
   cudaLaunchKernelEx(&config, kernel, p, smem, x_pairs);
 }
 
 template <Format F>
 constexpr DecodeProducts decode_products() {
-  return {.first_tile_tokens = [](const MoeParams& p, int wanted) { return plan_smem<F, true>(p, wanted).tile_tokens; },
-          .second_tile_tokens = [](const MoeParams& p, int wanted) { return plan_smem<F, false>(p, wanted).tile_tokens; },
+  return {.first_tile_tokens = [](const MoeParams& p,
+                                  int wanted) { return plan_smem<F, true>(p, wanted).tile_tokens; },
+          .second_tile_tokens = [](const MoeParams& p,
+                                   int wanted) { return plan_smem<F, false>(p, wanted).tile_tokens; },
           .first = launch_decode_product<F, true>,
           .second = launch_decode_product<F, false>};
 }

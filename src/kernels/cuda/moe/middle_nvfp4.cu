@@ -4,6 +4,6 @@
 namespace nibble::kernels::cuda::moe {
 
 const PrefillProducts kMiddleNvfp4 = {.first = launch_shape<Format::nvfp4, true, 4>,
-                                   .second = launch_shape<Format::nvfp4, false, 4>};
+                                      .second = launch_shape<Format::nvfp4, false, 4>};
 
 }  // namespace nibble::kernels::cuda::moe

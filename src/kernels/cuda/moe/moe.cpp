@@ -29,7 +29,8 @@ const DecodeProducts& decode_products_of(Format format) {
 
 bool sorts_in_block(const MoeParams& p, MoeKernel kernel) {
   // Counting in a block takes three words an expert of memory that is the ring's later.
-  return kernel == MoeKernel::decode && std::int64_t{p.m} * p.topk <= kMaxInBlockPairs && p.num_experts <= 4096;
+  return kernel == MoeKernel::decode && std::int64_t{p.m} * p.topk <= kMaxInBlockPairs &&
+         p.num_experts <= 4096;
 }
 
 // Hands out pieces of scratch; with null it only counts.
@@ -109,15 +110,16 @@ std::int32_t decode_tile_tokens(const MoeParams& p) {
 
 void launch_decode(const Plan& plan, Hidden hidden, int num_sms, cudaStream_t stream, unsigned parts) {
   const MoeParams& p = plan.p;
-  DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = false};
+  DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = true};
   if ((parts & kSortAndFirst) != 0) {
     if (p.route.tiles != nullptr) {
       launch_route(p.ids, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work, stream);
     }
     decode_products_of(p.gate.format).first(p, options, stream);
-    options.overlap = hidden == Hidden::plain;
     if (hidden != Hidden::plain) launch_quantize_hidden(p, hidden, plan.max_sorted, stream);
   }
+  // Timed alone, or behind a kernel that lets nobody start early, there is nothing to overlap with.
+  options.overlap = hidden == Hidden::plain && (parts & kSortAndFirst) != 0;
   if ((parts & kSecond) != 0) decode_products_of(p.down.format).second(p, options, stream);
 }
 

@@ -1,6 +1,5 @@
 // Rows of the CUDA table: topk_gate and fused_moe.
-#include "kernels/cuda/moe/ops.h"
-
+#include "kernels/cuda/ops.h"
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
@@ -26,6 +25,7 @@ moe::Hidden hidden_of(quant::ActivationFormat format) {
 }
 
 void check_moe(const FusedMoeArgs& args) {
+  NIB_CHECK(args.hidden.data == nullptr, "calibration, which sees hidden values, runs on the CPU");
   const WeightShape& w = args.gate.shape;
   NIB_CHECK(args.x.dim(1) == w.k && args.y.dim(1) == w.k && args.down.shape.n == w.k &&
                 args.down.shape.k == w.n && args.up.shape.n == w.n && args.up.shape.k == w.k &&

@@ -21,7 +21,7 @@ struct Tile {
 struct Route {
   std::int32_t* num_tiles;  // [1]
   Tile* tiles;              // [max_tiles]
-  std::int32_t* sorted;     // [max_sorted] slots; an expert's entries begin at a multiple of kAlign, gaps are -1
+  std::int32_t* sorted;  // [max_sorted] slots; an expert's entries begin at a multiple of kAlign, gaps are -1
 };
 
 struct MoeParams {
@@ -37,11 +37,11 @@ struct MoeParams {
   PackedWeight gate;
   PackedWeight up;
   PackedWeight down;
-  Route route;          // tiles == null: every block sorts for itself
-  std::uint16_t* h;     // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
-  std::int64_t h_row;   // down.k rounded up to 64
-  float* h_f32;         // hidden values in plain order before they are quantised, or null
-  float* partial;       // [m * topk, down.n]: each slot's weighted output
+  Route route;         // tiles == null: every block sorts for itself
+  std::uint16_t* h;    // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
+  std::int64_t h_row;  // down.k rounded up to 64
+  float* h_f32;        // hidden values in plain order before they are quantised, or null
+  float* partial;      // [m * topk, down.n]: each slot's weighted output
 };
 
 }  // namespace nibble::kernels::cuda::moe

@@ -22,7 +22,8 @@ inline constexpr int kAtomBytes = 1024;
 inline constexpr int kAtomTokens = 8;
 inline constexpr int kTokenDepth = 6;
 
-// A block of kWarpgroups warpgroups: more of them where few tokens leave registers free and memory is the limit.
+// A block of kWarpgroups warpgroups: more of them where few tokens leave registers free and memory is the
+// limit.
 template <int kWarpgroups>
 struct BlockShape {
   static constexpr int kWarps = kWarpgroups * 4;
@@ -72,7 +73,9 @@ __device__ __forceinline__ std::int64_t piece_offset(const Tile& tile, int num_b
   const int atoms = padded_tokens(tile) / kAtomTokens;
   const int row = token % kAtomTokens;
   return (std::int64_t{tile.begin} / kAtomTokens * num_blocks + std::int64_t{block} * atoms +
-          token / kAtomTokens) * kAtomBytes + row * 128 + (piece ^ row) * 16;
+          token / kAtomTokens) *
+             kAtomBytes +
+         row * 128 + (piece ^ row) * 16;
 }
 
 // Units of the grid: all row units of a tile of tokens, then the next tile; block i takes i, i + grid, ...
@@ -126,7 +129,8 @@ struct WeightRing {
     for (int half = 0; half < 2; ++half) {
       const PackedWeight& w = *c.weights[half];
       // Past the end any rows do: nobody reads the products.
-      const int tile = min(prefill_row_tile<kFirst, G>(fetch.unit % c.row_units, warp, half), w.num_tiles - 1);
+      const int tile =
+          min(prefill_row_tile<kFirst, G>(fetch.unit % c.row_units, warp, half), w.num_tiles - 1);
       const TileAddress at = tile_address(w, expert, tile);
       codes[half] = at.codes + lane * 16;
       scales[half] = at.scales + lane / 4 * S::kScale;
@@ -214,8 +218,8 @@ struct TokenRing {
 
 // Sums of one unit: acc[half] = rows of the half times kN tokens.
 template <Format F, bool kFirst, int G, int kN>
-__device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills,
-                                              float (&acc)[2][kN / 2]) {
+__device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens,
+                                              bool fills, float (&acc)[2][kN / 2]) {
   std::uint32_t a[2][2][4];  // [buffer][half]
   const int num_blocks = tokens.c.num_blocks;
   for (int block = 0; block < num_blocks; ++block) {
@@ -261,8 +265,8 @@ __device__ __forceinline__ void multiply_unit(WeightRing<F, kFirst, G>& weights,
 __device__ __forceinline__ float silu_of(float x) { return __fdividef(x, 1.0F + __expf(-x)); }
 
 // Factors of rows g and g + 8 of both halves; 0 past the last row tile, which makes hidden padding 0.
-__device__ __forceinline__ void prefill_factors(const PrefillContext& c, int expert, const int (&row_tiles)[2],
-                                                int lane, float (&factors)[2][2]) {
+__device__ __forceinline__ void prefill_factors(const PrefillContext& c, int expert,
+                                                const int (&row_tiles)[2], int lane, float (&factors)[2][2]) {
   for (int half = 0; half < 2; ++half) {
     const PackedWeight& w = *c.weights[half];
     const std::byte* scales = tile_address(w, expert, min(row_tiles[half], w.num_tiles - 1)).scales;
@@ -274,8 +278,9 @@ __device__ __forceinline__ void prefill_factors(const PrefillContext& c, int exp
 
 // Hidden values as swizzled bf16. Lanes of neighbouring rows swap columns so that each stores pairs.
 template <int kN>
-__device__ __forceinline__ void write_hidden(const PrefillParams& params, const Tile& tile, int row_tile, int lane,
-                                             const float (&acc)[2][kN / 2], const float (&factors)[2][2]) {
+__device__ __forceinline__ void write_hidden(const PrefillParams& params, const Tile& tile, int row_tile,
+                                             int lane, const float (&acc)[2][kN / 2],
+                                             const float (&factors)[2][2]) {
   const int num_blocks = params.p.down.num_blocks;
   const int block = row_tile / kGroupTiles;
   if (block >= num_blocks) return;
@@ -307,8 +312,9 @@ __device__ __forceinline__ void write_hidden(const PrefillParams& params, const 
 }
 
 template <int kN>
-__device__ __forceinline__ void write_partial(const PrefillParams& params, const Tile& tile, int row_tile, int lane,
-                                              const float (&acc)[2][kN / 2], const float (&factors)[2][2]) {
+__device__ __forceinline__ void write_partial(const PrefillParams& params, const Tile& tile, int row_tile,
+                                              int lane, const float (&acc)[2][kN / 2],
+                                              const float (&factors)[2][2]) {
   const MoeParams& p = params.p;
   const int row = row_tile * kTileRows + lane / 4;
   constexpr int kHalfRows = kGroupTiles * kTileRows;
@@ -338,7 +344,8 @@ __device__ __forceinline__ void write_partial(const PrefillParams& params, const
 
 template <Format F, bool kFirst, int G, int kN>
 __device__ __forceinline__ void run_unit(const PrefillParams& params, const PrefillContext& c, int unit,
-                                         WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills) {
+                                         WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens,
+                                         bool fills) {
   float acc[2][kN / 2] = {};
   multiply_unit<F, kFirst, G, kN>(weights, tokens, fills, acc);
   const Tile tile = c.tiles[unit / c.row_units];
@@ -354,10 +361,12 @@ __device__ __forceinline__ void run_unit(const PrefillParams& params, const Pref
   }
 }
 
-// Few kinds of units, each with the narrowest product its tokens fit.
+// Units with the narrowest product their tokens fit. No more kinds than these: with six the compiler runs out
+// of registers.
 template <Format F, bool kFirst, int G>
 __device__ __forceinline__ void run_units(const PrefillParams& params, const PrefillContext& c,
-                                          WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens, bool fills) {
+                                          WeightRing<F, kFirst, G>& weights, TokenRing<G>& tokens,
+                                          bool fills) {
   for (int unit = static_cast<int>(blockIdx.x); unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
     const int size = (c.tiles[unit / c.row_units].count + 15) / 16;
     if constexpr (G == 2) {
@@ -366,9 +375,8 @@ __device__ __forceinline__ void run_units(const PrefillParams& params, const Pre
         case 2: run_unit<F, kFirst, G, 32>(params, c, unit, weights, tokens, fills); break;
         case 3:
         case 4: run_unit<F, kFirst, G, 64>(params, c, unit, weights, tokens, fills); break;
-        case 5: run_unit<F, kFirst, G, 80>(params, c, unit, weights, tokens, fills); break;
+        case 5:
         case 6: run_unit<F, kFirst, G, 96>(params, c, unit, weights, tokens, fills); break;
-        case 7: run_unit<F, kFirst, G, 112>(params, c, unit, weights, tokens, fills); break;
         default: run_unit<F, kFirst, G, 128>(params, c, unit, weights, tokens, fills); break;
       }
     } else if (size == 1) {

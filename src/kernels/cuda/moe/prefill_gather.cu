@@ -8,7 +8,8 @@ constexpr int kGatherBlocks = 16;  // k64 blocks a CUDA block rounds of its tile
 
 // Tile blockIdx.x, columns of kGatherBlocks blocks; a thread rounds 8 columns of a token at a time.
 template <bool kVectors>
-__global__ void __launch_bounds__(kGatherThreads) gather_kernel(const __grid_constant__ PrefillParams params) {
+__global__ void __launch_bounds__(kGatherThreads)
+    gather_kernel(const __grid_constant__ PrefillParams params) {
   const MoeParams& p = params.p;
   if (static_cast<int>(blockIdx.x) >= *p.route.num_tiles) return;
   const Tile tile = p.route.tiles[blockIdx.x];

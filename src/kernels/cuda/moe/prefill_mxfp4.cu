@@ -4,6 +4,6 @@
 namespace nibble::kernels::cuda::moe {
 
 const PrefillProducts kPrefillMxfp4 = {.first = launch_shape<Format::mxfp4, true, 2>,
-                                   .second = launch_shape<Format::mxfp4, false, 2>};
+                                       .second = launch_shape<Format::mxfp4, false, 2>};
 
 }  // namespace nibble::kernels::cuda::moe

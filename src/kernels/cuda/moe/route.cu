@@ -11,8 +11,8 @@ constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xFFFFFFFFU;
 
 // counts[chunk][expert].
-__global__ void __launch_bounds__(kChunk) count_kernel(const std::int32_t* ids, int num_slots,
-                                                       int num_experts, std::int32_t* counts) {
+__global__ void __launch_bounds__(kChunk)
+    count_kernel(const std::int32_t* ids, int num_slots, int num_experts, std::int32_t* counts) {
   std::int32_t* mine = counts + std::int64_t{blockIdx.x} * num_experts;
   extern __shared__ std::int32_t bins[];
   for (int e = static_cast<int>(threadIdx.x); e < num_experts; e += kChunk) bins[e] = 0;
@@ -60,8 +60,8 @@ __device__ int tile_size(int count, int tile_tokens) {
 }
 
 // Turns counts[chunk][expert] into positions of the first entry, and writes tiles and gaps.
-__global__ void __launch_bounds__(kScanThreads) scan_kernel(int num_chunks, int num_experts, int tile_tokens,
-                                                            Route route, std::int32_t* counts) {
+__global__ void __launch_bounds__(kScanThreads)
+    scan_kernel(int num_chunks, int num_experts, int tile_tokens, Route route, std::int32_t* counts) {
   Pair done{0, 0};
   for (int first = 0; first < num_experts; first += kScanThreads) {
     const int e = first + static_cast<int>(threadIdx.x);
@@ -94,9 +94,9 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(int num_chunks, int 
   if (threadIdx.x == 0) *route.num_tiles = done.tiles;
 }
 
-__global__ void __launch_bounds__(kChunk) scatter_kernel(const std::int32_t* ids, int num_slots,
-                                                         int num_experts, const std::int32_t* positions,
-                                                         std::int32_t* sorted) {
+__global__ void __launch_bounds__(kChunk)
+    scatter_kernel(const std::int32_t* ids, int num_slots, int num_experts, const std::int32_t* positions,
+                   std::int32_t* sorted) {
   __shared__ std::int32_t chunk[kChunk];
   const int thread = static_cast<int>(threadIdx.x);
   const int slot = static_cast<int>(blockIdx.x) * kChunk + thread;

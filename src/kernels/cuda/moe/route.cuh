@@ -129,8 +129,8 @@ __host__ __device__ inline int sort_work_words(int num_slots, int num_experts) {
 
 // Sorts ids[0, num_slots), num_slots <= kMaxBlockSlots. All threads of the block (at least
 // kMaxComparedSlots) call it.
-__device__ inline void sort_in_block(BlockRoute& r, std::int32_t* work, const std::int32_t* ids, int num_slots,
-                                     int num_experts, int tile_tokens) {
+__device__ inline void sort_in_block(BlockRoute& r, std::int32_t* work, const std::int32_t* ids,
+                                     int num_slots, int num_experts, int tile_tokens) {
   for (int i = static_cast<int>(threadIdx.x); i < num_slots; i += static_cast<int>(blockDim.x)) {
     r.ids[i] = ids[i];
   }

@@ -26,12 +26,14 @@ struct TokenSlice {
   int token_row;  // bytes between tokens
   int lane;
 
-  // Chunk i of a token: its first column and its place. The chunk's words hold columns begin + 8 w and one more.
+  // Chunk i of a token: its first column and its place. The chunk's words hold columns begin + 8 w and one
+  // more.
   [[nodiscard]] __device__ __forceinline__ int column(int i) const {
     return (block_begin + i / kChunksPerBlock * block_step) * kBlockK + i % 2 * 32 + i / 2 % 4 * 2;
   }
   __device__ __forceinline__ void store(int token, int i, const std::uint32_t (&words)[4]) const {
-    std::byte* to = out + token * token_row + i / kChunksPerBlock * kTokenBlockBytes + i / 2 % 4 * 32 + i % 2 * 16;
+    std::byte* to =
+        out + token * token_row + i / kChunksPerBlock * kTokenBlockBytes + i / 2 % 4 * 32 + i % 2 * 16;
     *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 };

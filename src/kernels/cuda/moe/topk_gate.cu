@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "kernels/cuda/moe/topk_gate.h"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -143,6 +145,7 @@ __device__ void write_taken(const TopkGateParams& p, const Scorer& scorer, const
 }
 
 __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_kernel(TopkGateParams p) {
+  begin_overlapped();
   extern __shared__ std::uint32_t shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -171,7 +174,8 @@ void launch_topk_gate(const TopkGateParams& params, cudaStream_t stream) {
   const int warps = params.num_experts <= 1024 ? kMaxWarps : 1;
   const int bytes = warps * warp_bytes;
   cudaFuncSetAttribute(topk_gate_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  topk_gate_kernel<<<(params.m + warps - 1) / warps, warps * kWarp, bytes, stream>>>(params);
+  const auto blocks = static_cast<unsigned>((params.m + warps - 1) / warps);
+  launch_overlapped(topk_gate_kernel, dim3(blocks), warps * kWarp, bytes, stream, params);
 }
 
 }  // namespace nibble::kernels::cuda
