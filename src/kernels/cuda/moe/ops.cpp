@@ -1,11 +1,11 @@
 // Rows of the CUDA table: topk_gate and fused_moe.
+#include "kernels/cuda/ops.h"
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/moe/moe.h"
 #include "kernels/cuda/moe/topk_gate.h"
-#include "kernels/cuda/ops.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -14,6 +14,9 @@ std::int32_t to_int32(std::int64_t value) {
   NIB_CHECK(value >= 0 && value <= INT32_MAX, "size {} does not fit the kernels' 32 bits", value);
   return static_cast<std::int32_t>(value);
 }
+
+// A row of rounded activations, twice with act-order, lies in shared memory beside a ring.
+constexpr std::int64_t kMaxInputs = 32768;
 
 moe::Hidden hidden_of(quant::ActivationFormat format) {
   switch (format) {
@@ -30,6 +33,8 @@ void check_moe(const FusedMoeArgs& args) {
                 args.down.shape.k == w.n && args.up.shape.n == w.n && args.up.shape.k == w.k &&
                 args.up.shape.format == w.format && args.up.shape.grouping == w.grouping,
             "experts [{}, {}] on x [{}, {}]", w.n, w.k, args.x.dim(0), args.x.dim(1));
+  NIB_CHECK(w.k <= kMaxInputs && w.n <= kMaxInputs, "experts [{}, {}]; the kernels take up to {}", w.n, w.k,
+            kMaxInputs);
 }
 
 }  // namespace
