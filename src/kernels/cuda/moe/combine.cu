@@ -16,7 +16,7 @@ constexpr unsigned kAll = 0xFFFFFFFFU;
 __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
   extern __shared__ std::int32_t order[];  // slots of this token by ascending expert
   __shared__ int num_valid;
-  const int token = static_cast<int>(blockIdx.y);
+  const int token = static_cast<int>(blockIdx.x);
   const std::int32_t* ids = p.ids + std::int64_t{token} * p.topk;
   if (threadIdx.x == 0) num_valid = 0;
   __syncthreads();
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
   }
   __syncthreads();
   wait_for_previous_kernels();
-  const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= p.down.n || num_valid == 0) return;
   float& y = p.y[token * p.y_stride + column];
   float sum = y;
@@ -119,7 +119,7 @@ void launch_combine(const MoeParams& p, cudaStream_t stream) {
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim =
-      dim3(static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads), static_cast<unsigned>(p.m));
+      dim3(static_cast<unsigned>(p.m), static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads));
   config.blockDim = dim3(kThreads);
   // Whole vectors: the compiler reads `order` four at a time.
   constexpr int kVector = 4;

@@ -542,7 +542,7 @@ DecodeSmem plan_smem(const MoeParams& p, int tile_tokens) {
   const bool two_orders = kFirst && w.permutation_offset != 0;
   const int work = p.route.tiles == nullptr ? sort_work_words(p.m * p.topk, p.num_experts) : 0;
   DecodeSmem smem = decode_smem<F>(w.num_blocks, tile_tokens, two_orders, work);
-  while (smem.depth < kWantedDepth && tile_tokens > 1) {
+  while ((smem.depth < kWantedDepth || smem.bytes > kSharedLimit) && tile_tokens > 1) {
     smem = decode_smem<F>(w.num_blocks, --tile_tokens, two_orders, work);
   }
   return smem;

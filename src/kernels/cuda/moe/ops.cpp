@@ -15,6 +15,9 @@ std::int32_t to_int32(std::int64_t value) {
   return static_cast<std::int32_t>(value);
 }
 
+// A row of rounded activations, twice with act-order, lies in shared memory beside a ring.
+constexpr std::int64_t kMaxInputs = 32768;
+
 moe::Hidden hidden_of(quant::ActivationFormat format) {
   switch (format) {
     case quant::ActivationFormat::none: return moe::Hidden::plain;
@@ -31,6 +34,8 @@ void check_moe(const FusedMoeArgs& args) {
                 args.down.shape.k == w.n && args.up.shape.n == w.n && args.up.shape.k == w.k &&
                 args.up.shape.format == w.format && args.up.shape.grouping == w.grouping,
             "experts [{}, {}] on x [{}, {}]", w.n, w.k, args.x.dim(0), args.x.dim(1));
+  NIB_CHECK(w.k <= kMaxInputs && w.n <= kMaxInputs, "experts [{}, {}]; the kernels take up to {}", w.n, w.k,
+            kMaxInputs);
 }
 
 }  // namespace
