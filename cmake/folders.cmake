@@ -1,8 +1,11 @@
-# nibble_folder(NAME [LINK libs...]): one static library per folder of src/, from its .cpp files.
+# nibble_folder(NAME [LINK libs...] [EXCLUDE regex]): one static library per folder of src/, from its .cpp files.
 # What a folder links is what it may include; tools/check_layers.py checks the includes themselves.
 function(nibble_folder name)
-  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  cmake_parse_arguments(ARG "" "EXCLUDE" "LINK" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*/*.cpp)
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX ${ARG_EXCLUDE})
+  endif()
   if(NOT sources)  # a folder of headers only
     file(TOUCH ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cpp)
     set(sources ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cpp)

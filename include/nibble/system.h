@@ -38,5 +38,7 @@ struct MachineLimits {
   double int8_gops = 0;    // int8 dot products; 0 if none
 };
 MachineLimits measure_limits(int num_threads, const std::string& isa);
+// Of the first GPU: read_gb_s and bf16_gflops (wgmma).
+MachineLimits measure_gpu_limits();
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "core/buffer.h"
+#include "core/memory_space.h"
 #include "core/tensor.h"
 
 namespace nibble {
@@ -17,7 +18,8 @@ class Arena {
   // Counting mode.
   Arena() = default;
   // Owns `bytes`.
-  explicit Arena(std::size_t bytes) : buffer_(bytes), capacity_(bytes), counting_(false) {}
+  explicit Arena(std::size_t bytes, MemorySpace& space = host_space())
+      : buffer_(space.allocate(bytes)), capacity_(bytes), counting_(false) {}
 
   // 64-byte aligned, uninitialised.
   std::byte* allocate(std::size_t bytes);
@@ -30,15 +32,20 @@ class Arena {
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] bool counting() const noexcept { return counting_; }
 
-  // Frees what was allocated since `mark` (a value of used()).
-  void rewind(std::size_t mark) noexcept { used_ = mark; }
+  // Frees what was allocated since `mark` (a value of used()), unless an ArenaHold keeps it.
+  void rewind(std::size_t mark) noexcept {
+    if (num_holds_ == 0) used_ = mark;
+  }
 
  private:
+  friend class ArenaHold;
+
   Buffer buffer_;
   std::size_t capacity_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;
   bool counting_ = true;
+  int num_holds_ = 0;
 };
 
 // Frees everything allocated in its scope.
@@ -48,6 +55,22 @@ class ArenaScope {
   ~ArenaScope() { arena_.rewind(mark_); }
   ArenaScope(const ArenaScope&) = delete;
   ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  Arena& arena_;
+  std::size_t mark_;
+};
+
+// Nothing allocated in its scope is reused before the scope ends: for work that runs side by side.
+class ArenaHold {
+ public:
+  explicit ArenaHold(Arena& arena) : arena_(arena), mark_(arena.used()) { ++arena_.num_holds_; }
+  ~ArenaHold() {
+    --arena_.num_holds_;
+    arena_.rewind(mark_);
+  }
+  ArenaHold(const ArenaHold&) = delete;
+  ArenaHold& operator=(const ArenaHold&) = delete;
 
  private:
   Arena& arena_;

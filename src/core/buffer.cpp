@@ -35,7 +35,7 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (data_ == nullptr || slab_ != nullptr) return;
+  if (data_ == nullptr || owner_ != nullptr) return;
   if (bytes_ < kHugePage) {
     std::free(data_);
   } else {
@@ -50,12 +50,9 @@ std::size_t BufferSlab::share(std::size_t bytes) noexcept {
 Buffer BufferSlab::take(std::size_t bytes) {
   const std::size_t taken = share(bytes);
   if (taken == 0 || taken > memory_->size() - used_) return Buffer(bytes);
-  Buffer slice;
-  slice.data_ = memory_->data() + used_;
-  slice.bytes_ = bytes;
-  slice.slab_ = memory_;
+  std::byte* const data = memory_->data() + used_;
   used_ += taken;
-  return slice;
+  return {data, bytes, memory_};
 }
 
 }  // namespace nibble

@@ -1,5 +1,5 @@
-// Buffer: move-only owner of bytes in host memory, aligned for any vector load, huge pages where the
-// size makes them pay.
+// Buffer: move-only owner of bytes: host memory aligned for any vector load, with huge pages where the
+// size makes them pay; or memory of another MemorySpace, which its owner frees.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,18 @@ class Buffer {
   Buffer() = default;
   // Zero-filled. Throws std::bad_alloc.
   explicit Buffer(std::size_t bytes);
+  // `owner` keeps the memory for as long as any buffer shares it.
+  Buffer(std::byte* data, std::size_t bytes, std::shared_ptr<const void> owner)
+      : data_(data), bytes_(bytes), owner_(std::move(owner)) {}
   ~Buffer();
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),
         bytes_(std::exchange(other.bytes_, 0)),
-        slab_(std::move(other.slab_)) {}
+        owner_(std::move(other.owner_)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
-    std::swap(slab_, other.slab_);
+    std::swap(owner_, other.owner_);
     return *this;
   }
 
@@ -36,11 +39,9 @@ class Buffer {
   }
 
  private:
-  friend class BufferSlab;
-
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
-  std::shared_ptr<const Buffer> slab_;  // owns the memory of a slice
+  std::shared_ptr<const void> owner_;  // of memory that is not this buffer's alone
 };
 
 // Cuts buffers that are too small for huge pages of their own from one allocation that has them: their

@@ -22,16 +22,17 @@ std::size_t cache_bytes_per_token(std::span<const layers::CacheSpec> specs, std:
   return bytes;
 }
 
-Result<Cache> Cache::allocate(std::span<const layers::CacheSpec> specs, const CacheShape& shape) {
-  return make(specs, shape, true);
+Result<Cache> Cache::allocate(std::span<const layers::CacheSpec> specs, const CacheShape& shape,
+                              MemorySpace& memory) {
+  return make(specs, shape, &memory);
 }
 
 Result<Cache> Cache::counting(std::span<const layers::CacheSpec> specs, const CacheShape& shape) {
-  return make(specs, shape, false);
+  return make(specs, shape, nullptr);
 }
 
 Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheShape& shape,
-                          bool with_memory) {
+                          MemorySpace* memory) {
   Cache cache;
   cache.page_size_ = shape.page_size;
   cache.specs_per_layer_ = static_cast<std::int32_t>(specs.size());
@@ -43,7 +44,8 @@ Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheS
   try {
     std::size_t shared = 0;
     for (const layers::CacheSpec& spec : specs) shared += BufferSlab::share(bytes_of(spec));
-    BufferSlab slab(with_memory ? shared * static_cast<std::size_t>(shape.num_layers) : 0);
+    const bool on_host = memory != nullptr && memory->is_host();
+    BufferSlab slab(on_host ? shared * static_cast<std::size_t>(shape.num_layers) : 0);
     for (std::int32_t layer_idx = 0; layer_idx < shape.num_layers; ++layer_idx) {
       for (const layers::CacheSpec& spec : specs) {
         if (shape.page_size % spec.tokens_per_entry != 0) {
@@ -53,8 +55,11 @@ Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheS
         }
         const std::int64_t entries = num_slots / spec.tokens_per_entry;
         const std::size_t bytes = bytes_of(spec);
-        cache.buffers_.push_back(slab.take(with_memory ? bytes : 0));
-        void* data = with_memory ? static_cast<void*>(cache.buffers_.back().data()) : counting_address();
+        void* data = counting_address();
+        if (memory != nullptr) {
+          cache.buffers_.push_back(on_host ? slab.take(bytes) : memory->allocate(bytes));
+          data = cache.buffers_.back().data();
+        }
         cache.tensors_.push_back(make_view(data, spec.dtype, {entries, spec.width}));
         cache.bytes_ += bytes;
       }

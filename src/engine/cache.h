@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/memory_space.h"
 #include "layers/context.h"
 #include "nibble/result.h"
 
@@ -23,10 +24,10 @@ struct CacheShape {
 
 class Cache {
  public:
-  // Memory is claimed page by page of the operating system as entries are written. out_of_memory if
-  // the address space cannot be had, bad_input if page_size is no multiple of a spec's
-  // tokens_per_entry.
-  static Result<Cache> allocate(std::span<const layers::CacheSpec> specs, const CacheShape& shape);
+  // Of the host's memory, pages of the operating system are claimed as entries are written. out_of_memory
+  // if it cannot be had, bad_input if page_size is no multiple of a spec's tokens_per_entry.
+  static Result<Cache> allocate(std::span<const layers::CacheSpec> specs, const CacheShape& shape,
+                                MemorySpace& memory = host_space());
 
   // The same shapes without memory, for running a model in counting mode. Never read or written.
   static Result<Cache> counting(std::span<const layers::CacheSpec> specs, const CacheShape& shape);
@@ -37,8 +38,9 @@ class Cache {
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
 
  private:
+  // Null memory: counting mode.
   static Result<Cache> make(std::span<const layers::CacheSpec> specs, const CacheShape& shape,
-                            bool with_memory);
+                            MemorySpace* memory);
 
   std::vector<Buffer> buffers_;      // one for each tensor; empty in counting mode
   std::vector<TensorView> tensors_;  // [layer * specs + spec]

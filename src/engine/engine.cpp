@@ -53,9 +53,10 @@ Result<std::unique_ptr<Engine>> Engine::create(const models::Model& model, Backe
   NIB_CHECK(config.max_num_seqs >= 1 && config.max_num_seqs <= config.runner.max_num_seqs,
             "max_num_seqs {} of {}", config.max_num_seqs, config.runner.max_num_seqs);
   try {
-    NIB_TRY(Cache cache, Cache::allocate(model.cache_specs(), {.num_layers = model.info().num_layers,
-                                                               .num_pages = config.num_pages,
-                                                               .page_size = config.runner.page_size}));
+    const CacheShape shape{.num_layers = model.info().num_layers,
+                           .num_pages = config.num_pages,
+                           .page_size = config.runner.page_size};
+    NIB_TRY(Cache cache, Cache::allocate(model.cache_specs(), shape, backend.exec.memory()));
     auto owned = std::make_unique<Cache>(std::move(cache));
     NIB_TRY(ModelRunner runner, ModelRunner::create(model, backend, *owned, config.runner));
     return std::unique_ptr<Engine>(new Engine(model, config, std::move(owned), std::move(runner)));

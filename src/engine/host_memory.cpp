@@ -47,4 +47,9 @@ HostMemory host_memory() {
   return memory;
 }
 
+std::uint64_t available_memory(const kernels::Device& device) {
+  const auto free = device.free_memory();
+  return free ? *free / 10 * 9 : host_memory().available;
+}
+
 }  // namespace nibble::engine

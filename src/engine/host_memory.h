@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/device.h"
+
 namespace nibble::engine {
 
 struct HostMemory {
@@ -11,5 +13,9 @@ struct HostMemory {
 };
 
 HostMemory host_memory();
+
+// Bytes the engine may use on `device`: all that is free; on a GPU a tenth is left to others and to
+// fragmentation.
+std::uint64_t available_memory(const kernels::Device& device);
 
 }  // namespace nibble::engine

@@ -5,6 +5,7 @@
 #include "core/cpu_info.h"
 #include "core/thread_pool.h"
 #include "engine/host_memory.h"
+#include "kernels/device.h"
 #include "kernels/probe.h"
 #include "nibble/system.h"
 
@@ -16,6 +17,18 @@ constexpr std::uint64_t kProbeBytes = std::uint64_t{1} << 30;
 constexpr double kGiga = 1e9;
 
 }  // namespace
+
+MachineLimits measure_gpu_limits() {
+  MachineLimits limits;
+  try {
+    const kernels::GpuLimits gpu = kernels::measure_gpu();
+    limits.read_gb_s = gpu.read_bandwidth / kGiga;
+    limits.bf16_gflops = gpu.bf16_wgmma / kGiga;
+  } catch (const std::exception&) {
+    // No memory left beside the model: what was not measured stays 0.
+  }
+  return limits;
+}
 
 MachineLimits measure_limits(int num_threads, const std::string& isa) {
   const auto forced = choose_isa(isa);

@@ -142,7 +142,7 @@ Result<std::unique_ptr<Llm::Impl>> Llm::Impl::load(const LlmOptions& options,
   // Everything that can be wrong or too large is found from the headers, before weights are read.
   NIB_TRY(const models::ModelPlan plan, models::plan_model(parsed.load, *impl->device));
   NIB_TRY(impl->tokenizer, load_tokenizer(parsed.tokenizer_dir));
-  const std::uint64_t available = engine::host_memory().available;
+  const std::uint64_t available = engine::available_memory(*impl->device);
   if (plan.weight_bytes >= available) {
     return out_of_memory(
         fmt::format("the weights need {} bytes of memory, {} are available", plan.weight_bytes, available));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <new>
 #include <vector>
 
@@ -43,6 +44,19 @@ std::size_t count_scratch(const models::Model& model, Backend backend, const Run
   return arena.peak();
 }
 
+std::size_t logits_bytes(std::int64_t rows, std::int64_t vocab_size) {
+  return static_cast<std::size_t>(rows * vocab_size) * sizeof(float);
+}
+
+// Makes room for the logits of so many rows.
+template <class Allocate>
+void grow(Buffer& buffer, std::int64_t rows, std::int64_t vocab_size, Allocate&& allocate) {
+  const std::size_t bytes = logits_bytes(rows, vocab_size);
+  if (bytes <= buffer.size()) return;
+  buffer = Buffer();  // first give back, then take: never both at once
+  buffer = allocate(bytes);
+}
+
 }  // namespace
 
 Result<std::size_t> scratch_bytes(const models::Model& model, Backend backend, const RunnerLimits& limits) {
@@ -74,26 +88,40 @@ Result<ModelRunner> ModelRunner::create(const models::Model& model, Backend back
 
 ModelRunner::ModelRunner(const models::Model& model, Backend backend, const Cache& cache,
                          const RunnerLimits& limits, std::size_t scratch)
-    : model_(&model), backend_(backend), cache_(&cache), limits_(limits), arena_(scratch) {
-  logits_ = Buffer(static_cast<std::size_t>(limits.max_num_seqs) *
-                   static_cast<std::size_t>(model.info().vocab_size) * sizeof(float));
-}
+    : model_(&model),
+      backend_(backend),
+      cache_(&cache),
+      limits_(limits),
+      arena_(scratch, backend.exec.memory()),
+      device_batch_(backend.exec, limits.max_num_seqs) {}
 
-TensorView ModelRunner::run(const layers::ForwardBatch& batch) {
-  check_limits(batch);
+TensorView ModelRunner::run(const layers::ForwardBatch& host_batch) {
+  check_limits(host_batch);
+  const layers::ForwardBatch batch = device_batch_.place(host_batch);
+  MemorySpace& memory = backend_.exec.memory();
   const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
   const std::int64_t vocab_size = model_->info().vocab_size;
-  const std::size_t bytes = static_cast<std::size_t>(rows * vocab_size) * sizeof(float);
-  if (bytes > logits_.size()) {
-    logits_ = Buffer();  // first give back, then take: never both at once
-    logits_ = Buffer(bytes);
-  }
+  grow(logits_, rows, vocab_size, [&](std::size_t bytes) {
+    backend_.exec.forget_recorded();
+    return memory.allocate(bytes);
+  });
   const TensorView logits = make_view(logits_.data(), DType::f32, {rows, vocab_size});
+  const auto launch = [&] { forward(batch, logits); };
+  backend_.exec.run_recorded(device_batch_.record_key(), std::ref(launch));  // a reference allocates nothing
+  if (memory.is_host()) return logits;
+
+  const auto wanted = static_cast<std::int64_t>(host_batch.logit_rows.size());  // the rest is padding
+  grow(host_logits_, wanted, vocab_size, [&](std::size_t bytes) { return memory.allocate_staging(bytes); });
+  const TensorView host_logits = make_view(host_logits_.data(), DType::f32, {wanted, vocab_size});
+  memory.download(host_logits_.bytes().first(logits_bytes(wanted, vocab_size)), logits_.data());
+  return host_logits;
+}
+
+void ModelRunner::forward(const layers::ForwardBatch& batch, TensorView logits) {
   arena_.reset();
   layers::Context ctx{
       .table = backend_.table, .exec = backend_.exec, .arena = arena_, .comm = comm::single()};
   model_->forward(ctx, batch, cache_->view(), logits);
-  return logits;
 }
 
 void ModelRunner::check_limits(const layers::ForwardBatch& batch) const {

@@ -9,6 +9,7 @@
 #include "core/arena.h"
 #include "core/buffer.h"
 #include "engine/cache.h"
+#include "engine/device_batch.h"
 #include "kernels/exec.h"
 #include "kernels/kernel_table.h"
 #include "layers/context.h"
@@ -43,8 +44,9 @@ class ModelRunner {
   static Result<ModelRunner> create(const models::Model& model, Backend backend, const Cache& cache,
                                     const RunnerLimits& limits);
 
-  // Logits of batch.logit_rows, [rows, vocab] f32, valid until the next call. Throws InternalError,
-  // DeviceError or std::bad_alloc. Allocates only when more rows are asked for than ever before.
+  // Logits of batch.logit_rows, [rows, vocab] f32 in host memory, valid until the next call. Throws
+  // InternalError, DeviceError or std::bad_alloc. Allocates only when more rows are asked for than ever
+  // before.
   TensorView run(const layers::ForwardBatch& batch);
 
   [[nodiscard]] const RunnerLimits& limits() const { return limits_; }
@@ -54,13 +56,16 @@ class ModelRunner {
   ModelRunner(const models::Model& model, Backend backend, const Cache& cache, const RunnerLimits& limits,
               std::size_t scratch);
   void check_limits(const layers::ForwardBatch& batch) const;
+  void forward(const layers::ForwardBatch& batch, TensorView logits);
 
   const models::Model* model_;
   Backend backend_;
   const Cache* cache_;
   RunnerLimits limits_;
   Arena arena_;
-  Buffer logits_;
+  DeviceBatch device_batch_;
+  Buffer logits_;       // where kernels write them
+  Buffer host_logits_;  // unless that is the host's memory
 };
 
 // No NaN and no infinity in `row`.

@@ -5,7 +5,6 @@
 #include <limits>
 #include <new>
 
-#include "core/cpu_info.h"
 #include "engine/host_memory.h"
 #include "engine/options.h"
 #include "engine/sizing.h"
@@ -29,12 +28,12 @@ Result<engine::EngineSizes> plan_sizes(const models::Model& shape, engine::Backe
   return engine::choose_sizes(shape, backend, request, std::numeric_limits<std::uint64_t>::max() / 4);
 }
 
-std::vector<std::string> list_kernels(const std::vector<models::WeightPlanRow>& weights, CpuIsa isa) {
-  const char* activations = isa == CpuIsa::avx512_bf16 ? "bf16" : "f32";
+std::vector<std::string> list_kernels(const std::vector<models::WeightPlanRow>& weights,
+                                      const kernels::Device& device) {
   std::vector<std::string> kernels;
   for (const models::WeightPlanRow& row : weights) {
     if (row.kind == "other" && row.format == "f32") continue;  // norms and biases multiply element by element
-    kernels.push_back(fmt::format("{}: {} x {} ({})", row.kind, row.format, activations, isa_name(isa)));
+    kernels.push_back(fmt::format("{}: {} x {}", row.kind, row.format, device.operand_name()));
   }
   return kernels;
 }
@@ -42,10 +41,9 @@ std::vector<std::string> list_kernels(const std::vector<models::WeightPlanRow>& 
 Result<MemoryPlan> make_plan(const LlmOptions& options) {
   NIB_TRY(const engine::ParsedOptions parsed, engine::parse_options(options));
   NIB_TRY(const std::unique_ptr<kernels::Device> device, kernels::make_device(parsed.device));
-  NIB_TRY(const CpuIsa isa, choose_isa(parsed.device.isa));
   NIB_TRY(const models::ModelPlan model, models::plan_model(parsed.load, *device));
   const engine::Backend backend{.table = device->table(), .exec = device->exec()};
-  const std::uint64_t available = engine::host_memory().available;
+  const std::uint64_t available = engine::available_memory(*device);
   const std::uint64_t left = available - std::min<std::uint64_t>(available, model.weight_bytes);
   NIB_TRY(const engine::EngineSizes sizes, plan_sizes(*model.shape, backend, parsed.size, left));
 
@@ -57,7 +55,7 @@ Result<MemoryPlan> make_plan(const LlmOptions& options) {
                   .scratch_bytes = sizes.scratch_bytes,
                   .available_bytes = available,
                   .bytes_per_decode_token = model.shape->active_bytes(1, 0).total(),
-                  .kernels = list_kernels(model.weights, isa)};
+                  .kernels = list_kernels(model.weights, *device)};
   for (const models::WeightPlanRow& row : model.weights) {
     plan.weights.push_back({.kind = row.kind,
                             .format = row.format,

@@ -6,6 +6,7 @@
 #include "core/cpu_info.h"
 #include "core/thread_pool.h"
 #include "engine/host_memory.h"
+#include "kernels/device.h"
 
 namespace nibble {
 
@@ -23,7 +24,9 @@ Result<SystemInfo> system_info() {
   const engine::HostMemory memory = engine::host_memory();
   info.memory_total = memory.total;
   info.memory_available = memory.available;
-  info.cuda_status = "this build has no CUDA backend";
+  kernels::CudaDevices cuda = kernels::cuda_devices();
+  info.cuda_devices = std::move(cuda.names);
+  info.cuda_status = std::move(cuda.status);
   return info;
 }
 

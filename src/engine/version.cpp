@@ -1,5 +1,6 @@
 // version_info of nibble/system.h. git_commit.h is written by the build (git_commit.cmake).
 #include "git_commit.h"
+#include "kernels/device.h"
 #include "nibble/system.h"
 
 namespace nibble {
@@ -20,7 +21,7 @@ VersionInfo version_info() {
           .commit = kGitCommit,
           .compiler = kCompiler,
           .build_type = NIBBLE_BUILD_TYPE,
-          .cuda = false};
+          .cuda = kernels::cuda_devices().is_built};
 }
 
 }  // namespace nibble

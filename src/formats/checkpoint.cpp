@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "core/quote.h"
+#include "formats/fused_experts.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
@@ -151,6 +152,11 @@ Status check_shards_present(const ShardIndex& index, const fs::path& dir) {
 
 }  // namespace
 
+std::string tensor_label(const TensorInfo& tensor) {
+  if (tensor.stored_in.empty()) return quote(tensor.name);
+  return fmt::format("{} (part of {})", quote(tensor.name), quote(tensor.stored_in));
+}
+
 struct Checkpoint::Impl {
   fs::path dir;
   HfConfig config;
@@ -162,6 +168,7 @@ struct Checkpoint::Impl {
   Status open_shard(const std::string& name);
   Status settle_duplicates(const std::optional<ShardIndex>& index);
   Status check_against_index(const ShardIndex& index);
+  Status split_experts();
   [[nodiscard]] std::string file_name(const TensorInfo& tensor) const {
     return files[tensor.file_idx].filename().native();
   }
@@ -235,6 +242,27 @@ Status Checkpoint::Impl::check_against_index(const ShardIndex& index) {
   return {};
 }
 
+// After everything that compares names with the files'.
+Status Checkpoint::Impl::split_experts() {
+  const auto by_name = [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; };
+  const auto fused = std::count_if(tensors.begin(), tensors.end(),
+                                   [](const TensorInfo& t) { return !fused_stem(t.name).empty(); });
+  if (fused == 0) return {};
+  const std::int64_t num_experts = config.n_routed_experts;
+  if (static_cast<std::int64_t>(tensors.size()) + 2 * fused * num_experts >
+      static_cast<std::int64_t>(kMaxTensors)) {
+    return bad_input(fmt::format("{}: {} fused tensors of {} experts are more than {} tensors", shown(dir),
+                                 fused, num_experts, kMaxTensors));
+  }
+  NIB_TRY_STATUS(split_fused_experts(files, num_experts, tensors));
+  std::sort(tensors.begin(), tensors.end(), by_name);
+  const auto twice = std::adjacent_find(tensors.begin(), tensors.end(),
+                                        [](const auto& a, const auto& b) { return a.name == b.name; });
+  if (twice == tensors.end()) return {};
+  return bad_input(fmt::format("{}: tensor {} is there beside {}; expected one of the two", shown(dir),
+                               tensor_label(*twice), tensor_label(*(twice + 1))));
+}
+
 const TensorInfo* Checkpoint::Impl::find(std::string_view name) const {
   const auto it = std::lower_bound(
       tensors.begin(), tensors.end(), name,
@@ -277,6 +305,7 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
   for (const std::string& name : shards.names) NIB_TRY_STATUS(impl->open_shard(name));
   NIB_TRY_STATUS(impl->settle_duplicates(shards.index));
   if (shards.index) NIB_TRY_STATUS(impl->check_against_index(*shards.index));
+  NIB_TRY_STATUS(impl->split_experts());
   for (const std::string& name : listing.model_files) {
     if (std::binary_search(shards.names.begin(), shards.names.end(), name)) continue;
     impl->notes.push_back(fmt::format("{} is not in {} and is ignored", quote(name), kIndexFile));

@@ -23,7 +23,11 @@ struct TensorInfo {
   std::vector<std::int64_t> shape;
   std::span<const std::byte> data;  // inside the mapping; may be unaligned
   std::size_t file_idx = 0;         // into Checkpoint::files()
+  std::string stored_in = {};       // name in the file, if this is a part of a tensor (fused_experts.h)
 };
+
+// "name" in quotes, for messages; with the tensor it is a part of.
+std::string tensor_label(const TensorInfo& tensor);
 
 class Checkpoint {
  public:

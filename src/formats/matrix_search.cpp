@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/quote.h"
+#include "formats/fused_experts.h"
 
 namespace nibble::formats {
 
@@ -24,7 +25,7 @@ std::string Search::name(std::string_view suffix) const { return fmt::format("{}
 const TensorInfo* Search::find(std::string_view suffix) const { return checkpoint.find(name(suffix)); }
 
 Error Search::error(const TensorInfo& tensor, std::string_view text) const {
-  return bad_input(fmt::format("{}: tensor {}: {}", file_of(*this, tensor), quote(tensor.name), text));
+  return bad_input(fmt::format("{}: tensor {}: {}", file_of(*this, tensor), tensor_label(tensor), text));
 }
 
 Error Search::unsupported_error(const TensorInfo& tensor, std::string_view text) const {
@@ -32,7 +33,7 @@ Error Search::unsupported_error(const TensorInfo& tensor, std::string_view text)
       "{}: tensor {}: {}; supported formats: bf16, f16, f32, FP8 (blocks, channels, tensors), INT8, NVFP4 "
       "(ModelOpt, compressed-tensors), MXFP4 (DeepSeek-V4, compressed-tensors), GPTQ, AWQ, "
       "compressed-tensors pack-quantized",
-      file_of(*this, tensor), quote(tensor.name), text));
+      file_of(*this, tensor), tensor_label(tensor), text));
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -63,7 +64,9 @@ Result<const TensorInfo*> require(const Search& search, std::initializer_list<st
   std::vector<std::string> tried;
   for (const std::string_view suffix : suffixes) {
     if (const TensorInfo* tensor = search.find(suffix)) return tensor;
-    tried.push_back(quote(search.name(suffix)));
+    tried.push_back(quote(weight.stored_in.empty()
+                              ? search.name(suffix)
+                              : fmt::format("{}{}", fused_stem(weight.stored_in), suffix.substr(1))));
   }
   return search.error(weight, fmt::format("dtype {} needs scales, but there is no {}",
                                           dtype_name(weight.dtype), fmt::join(tried, " or ")));

@@ -63,7 +63,7 @@ Status fill_grid_scales(Search& search, const TensorInfo& weight);
 
 Status fill_plain(Search& search, const TensorInfo& weight);
 Status fill_fp8(Search& search, const TensorInfo& weight);
-Status fill_nvfp4(Search& search, const TensorInfo& weight);
+Status fill_bytes(Search& search, const TensorInfo& weight);         // NVFP4, or fused experts' MXFP4
 Status fill_bytes_packed(Search& search, const TensorInfo& weight);  // compressed-tensors FP4
 Status fill_i8(Search& search, const TensorInfo& weight);            // INT8, or DeepSeek-V4's MXFP4
 Status fill_qweight(Search& search, const TensorInfo& weight);       // GPTQ, AWQ

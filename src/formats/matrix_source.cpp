@@ -25,7 +25,7 @@ constexpr std::array kSpellings = {
     Spelling{".weight", DType::f16, WeightFormat::f16, fill_plain},
     Spelling{".weight", DType::f32, WeightFormat::f32, fill_plain},
     Spelling{".weight", DType::f8_e4m3, WeightFormat::fp8, fill_fp8},
-    Spelling{".weight", DType::u8, WeightFormat::nvfp4, fill_nvfp4},
+    Spelling{".weight", DType::u8, WeightFormat::nvfp4, fill_bytes},
     Spelling{".weight", DType::i8, WeightFormat::mxfp4, fill_i8},
     Spelling{".weight_packed", DType::u8, WeightFormat::mxfp4, fill_bytes_packed},
     Spelling{".weight_packed", DType::i32, WeightFormat::int4, fill_ct_packed},

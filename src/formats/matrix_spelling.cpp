@@ -38,6 +38,30 @@ DType plain_dtype(WeightFormat format) {
   return format == WeightFormat::f32 ? DType::f32 : format == WeightFormat::f16 ? DType::f16 : DType::bf16;
 }
 
+constexpr quant::MatrixLayout kGptq = quant::MatrixLayout::gptq;
+
+std::vector<TensorHeader> gptq_tensors(const std::string& module, const MatrixView& m) {
+  const std::int64_t fields = 32 / quant::format_row(m.format).bits;
+  return {{module + ".qweight", DType::i32, {m.k / fields, m.n}},
+          {module + ".qzeros", DType::i32, {m.num_groups(), m.n / fields}},
+          {module + ".scales", DType::f16, {m.num_groups(), m.n}},
+          {module + ".g_idx", DType::i32, {m.k}}};
+}
+
+Status write_gptq(const MatrixView& m, const WriteTensor& write) {
+  NIB_TRY(const quant::PackedBytes sizes, quant::packed_bytes(m, kGptq));
+  std::vector<std::byte> bytes;
+  const auto write_packed = [&](std::size_t index, auto pack, std::int64_t size) {
+    bytes.assign(static_cast<std::size_t>(size), std::byte{0});
+    pack(m, kGptq, bytes.data());
+    return write(index, bytes);
+  };
+  NIB_TRY_STATUS(write_packed(0, quant::pack_codes, sizes.codes));
+  NIB_TRY_STATUS(write_packed(1, quant::pack_zeros, sizes.zeros));
+  NIB_TRY_STATUS(write_packed(2, quant::pack_scales, sizes.scales));
+  return write_packed(3, quant::pack_g_idx, sizes.g_idx);
+}
+
 }  // namespace
 
 std::string why_unspellable(const MatrixView& m) {
@@ -57,6 +81,7 @@ std::vector<TensorHeader> matrix_tensors(std::string_view module, const MatrixVi
   const auto named = [&](std::string_view suffix, DType dtype, std::vector<std::int64_t> shape) {
     return TensorHeader{std::string(module).append(suffix), dtype, std::move(shape)};
   };
+  if (method == QuantMethod::gptq && m.num_groups() != 0) return gptq_tensors(std::string(module), m);
   const bool packed = method == QuantMethod::compressed_tensors;
   const TensorHeader scale =
       named(method == QuantMethod::fp8 ? ".weight_scale_inv" : ".weight_scale",
@@ -78,6 +103,7 @@ std::vector<TensorHeader> matrix_tensors(std::string_view module, const MatrixVi
 
 Status write_matrix(const MatrixView& m, QuantMethod method, const WriteTensor& write) {
   NIB_CHECK(m.layout == quant::MatrixLayout::rows, "the matrix is not canonical");
+  if (method == QuantMethod::gptq && m.num_groups() != 0) return write_gptq(m, write);
   if (m.format == WeightFormat::int4) {
     std::vector<std::byte> words(static_cast<std::size_t>(m.n * ((m.k + 7) / 8) * 4));
     quant::pack_codes(m, quant::MatrixLayout::ct_packed, words.data());

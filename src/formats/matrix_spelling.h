@@ -10,6 +10,8 @@
 //   int8       -                    -                   weight, weight_scale
 //   int4       -                    -                   weight_packed, weight_scale, weight_shape
 //   plain      weight in all of them
+//
+// gptq has int4 and int8 alone: qweight, qzeros, scales (F16) and g_idx, zeros in the first version's form.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +27,10 @@
 namespace nibble::formats {
 
 // quant_method of the config.json that goes with it.
-enum class QuantMethod : std::uint8_t { none, fp8, modelopt, compressed_tensors };
+enum class QuantMethod : std::uint8_t { none, fp8, modelopt, compressed_tensors, gptq };
 
-// Why a canonical matrix cannot be spelt in any convention ("has one FP8 scale per row"); empty if it can.
+// Why a canonical matrix cannot be spelt in any convention that needs no calibration ("has one FP8 scale per
+// row"); empty if it can.
 std::string why_unspellable(const quant::MatrixView& matrix);
 
 // The tensors of a matrix. Looks at the view's shape and formats, not at its bytes. The method fits the

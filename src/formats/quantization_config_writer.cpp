@@ -90,11 +90,42 @@ Json fp8_json(const QuantizationClaim& claim) {
           {"modules_to_not_convert", claim.ignore}};
 }
 
+// As GPTQModel writes it: its "dynamic" rules that begin with "-:" are regular expressions of modules that
+// are not quantised.
+Json gptq_json(const QuantizationClaim& claim) {
+  Json skipped = Json::object();
+  for (const std::string& name : claim.ignore) {
+    std::string rule = "-:";
+    if (name.starts_with("re:")) {
+      rule += name.substr(3);
+    } else {
+      for (const char c : name) rule += c == '.' ? std::string("\\.") : std::string(1, c);
+      rule += '$';
+    }
+    skipped[rule] = Json::object();
+  }
+  const GptqClaim& gptq = claim.gptq;
+  return {{"quant_method", "gptq"},
+          {"bits", gptq.bits},
+          {"group_size", gptq.group_size},
+          {"desc_act", gptq.act_order},
+          {"sym", !gptq.zero_points},
+          {"lm_head", false},
+          {"damp_percent", gptq.damp_percent},
+          {"static_groups", false},
+          {"true_sequential", false},
+          {"checkpoint_format", "gptq"},
+          {"pack_dtype", "int32"},
+          {"dynamic", std::move(skipped)},
+          {"meta", {{"quantizer", Json::array({"nibble"})}}}};
+}
+
 Json claim_json(const QuantizationClaim& claim) {
   switch (claim.method) {
     case QuantMethod::fp8: return fp8_json(claim);
     case QuantMethod::modelopt: return modelopt_json(claim);
     case QuantMethod::compressed_tensors: return compressed_tensors_json(claim);
+    case QuantMethod::gptq: return gptq_json(claim);
     case QuantMethod::none: break;
   }
   return nullptr;

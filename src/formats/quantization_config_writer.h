@@ -12,16 +12,26 @@
 namespace nibble::formats {
 
 // The linear layers of one format. Names are exact module names, or patterns in the convention of the
-// method: "re:..." for compressed-tensors, globs for ModelOpt.
+// method: "re:..." for compressed-tensors and GPTQ, globs for ModelOpt.
 struct QuantizedGroup {
   quant::WeightFormat format = quant::WeightFormat::bf16;
   std::vector<std::string> targets;
+};
+
+// What a GPTQ configuration says of all its layers.
+struct GptqClaim {
+  int bits = 4;
+  std::int64_t group_size = 128;  // -1 = one scale per row
+  bool zero_points = false;
+  bool act_order = false;
+  double damp_percent = 0.01;
 };
 
 struct QuantizationClaim {
   QuantMethod method = QuantMethod::none;
   std::vector<QuantizedGroup> groups;  // one per format; none with QuantMethod::none
   std::vector<std::string> ignore;     // what stays unquantised
+  GptqClaim gptq;                      // with QuantMethod::gptq
 };
 
 // The text of config.json with the claim in place of whatever quantization_config there was; everything

@@ -33,16 +33,29 @@ Status fill_nvfp4_scales(Search& search, const TensorInfo& weight) {
   return {};
 }
 
-Status fill_mxfp4_scales(Search& search, const TensorInfo& weight, std::string_view suffix,
+Status fill_mxfp4_scales(Search& search, const TensorInfo& weight,
+                         std::initializer_list<std::string_view> suffixes,
                          std::initializer_list<DType> dtypes) {
   constexpr std::int64_t kGroup = 32;
   const quant::MatrixView& m = search.source.matrix;
   NIB_TRY_STATUS(check_packed(search, weight, kGroup));
-  NIB_TRY(const TensorInfo* scale, require(search, {suffix}, weight));
+  NIB_TRY(const TensorInfo* scale, require(search, suffixes, weight));
   NIB_TRY_STATUS(check_dtype(search, *scale, dtypes));
   NIB_TRY_STATUS(check_shape(search, *scale, {m.n, m.k / kGroup}, "one scale per 32 weights of a row"));
   use_scales(search, *scale, DType::f8_e8m0);
   return {};
+}
+
+// Fused experts hold MXFP4 codes as bytes or as I8, and their scales' bytes under either name.
+bool is_fused_mxfp4(const Search& search, const TensorInfo& weight) {
+  if (weight.stored_in.empty() || search.find(".weight_scale_2") != nullptr) return false;
+  return weight.shape.size() == 2 && 2 * weight.shape[1] == search.source.matrix.k;
+}
+
+Status fill_fused_mxfp4(Search& search, const TensorInfo& weight) {
+  search.source.matrix.format = WeightFormat::mxfp4;
+  return fill_mxfp4_scales(search, weight, {".weight_scale", ".weight_scale_inv"},
+                           {DType::f8_e8m0, DType::u8});
 }
 
 }  // namespace
@@ -68,7 +81,10 @@ Status fill_fp8(Search& search, const TensorInfo& weight) {
 }
 
 // NVIDIA ModelOpt: the global scale multiplies.
-Status fill_nvfp4(Search& search, const TensorInfo& weight) {
+Status fill_bytes(Search& search, const TensorInfo& weight) {
+  const TensorInfo* scale = search.find(".weight_scale");
+  const bool e4m3 = scale != nullptr && scale->dtype == DType::f8_e4m3;
+  if (!e4m3 && is_fused_mxfp4(search, weight)) return fill_fused_mxfp4(search, weight);
   NIB_TRY_STATUS(fill_nvfp4_scales(search, weight));
   NIB_TRY(const TensorInfo* global, require(search, {".weight_scale_2"}, weight));
   NIB_TRY(search.source.matrix.global_scale, read_positive(search, *global));
@@ -84,8 +100,9 @@ Status fill_nvfp4(Search& search, const TensorInfo& weight) {
 Status fill_i8(Search& search, const TensorInfo& weight) {
   quant::MatrixView& m = search.source.matrix;
   if (search.find(".scale") != nullptr) {
-    return fill_mxfp4_scales(search, weight, ".scale", {DType::f8_e8m0});
+    return fill_mxfp4_scales(search, weight, {".scale"}, {DType::f8_e8m0});
   }
+  if (is_fused_mxfp4(search, weight)) return fill_fused_mxfp4(search, weight);
   m.format = WeightFormat::int8;
   NIB_TRY_STATUS(check_shape(search, weight, {m.n, m.k}, "out, in"));
   if (const TensorInfo* zero = search.find(".weight_zero_point")) {
@@ -101,7 +118,7 @@ Status fill_i8(Search& search, const TensorInfo& weight) {
 Status fill_bytes_packed(Search& search, const TensorInfo& weight) {
   const TensorInfo* global = search.find(".weight_global_scale");
   if (global == nullptr) {
-    return fill_mxfp4_scales(search, weight, ".weight_scale", {DType::u8, DType::f8_e8m0});
+    return fill_mxfp4_scales(search, weight, {".weight_scale"}, {DType::u8, DType::f8_e8m0});
   }
   search.source.matrix.format = WeightFormat::nvfp4;
   NIB_TRY_STATUS(fill_nvfp4_scales(search, weight));

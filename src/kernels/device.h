@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,12 +22,20 @@ namespace nibble::kernels {
 
 class Device {
  public:
+  // Rows are packed in tiles of so many on every backend.
+  static constexpr std::int64_t kPackRows = 16;
+
   virtual ~Device() = default;
 
   // For people: "CPU avx512 (Intel Xeon ...), 2 threads".
   [[nodiscard]] virtual std::string description() const = 0;
   [[nodiscard]] virtual const KernelTable& table() const = 0;
   [[nodiscard]] virtual Exec& exec() = 0;
+
+  // Bytes of its memory that are free; nothing for memory that is the host's.
+  [[nodiscard]] virtual std::optional<std::uint64_t> free_memory() const { return std::nullopt; }
+  // What weights are multiplied with, and by which kernels, for people: "bf16 (cuda)".
+  [[nodiscard]] virtual std::string operand_name() const = 0;
 
   // Packed size of such a weight here, without allocating (for plan).
   [[nodiscard]] virtual std::size_t weight_bytes(const WeightShape& shape) const = 0;
@@ -43,8 +52,8 @@ class Device {
       std::span<const WeightShape> shapes) const = 0;
 
   // Repacks rows [src_row, src_row + rows) of `src` into rows [row, row + rows) of group `group`.
-  // Formats and k must agree. Safe to call from several threads for different rows that are
-  // multiples of row_granularity() apart, or for different groups.
+  // Formats and k must agree. Fastest for whole tiles of kPackRows rows. Safe to call from several threads
+  // for different tiles or groups.
   virtual void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
                          std::int64_t src_row, std::int64_t rows) = 0;
 
@@ -60,5 +69,20 @@ struct DeviceOptions {
 
 // Makes the device, or says why it is not to be had (unsupported).
 Result<std::unique_ptr<Device>> make_device(const DeviceOptions& options);
+
+// GPUs this build can run on. `status` says why there are none.
+struct CudaDevices {
+  bool is_built = true;            // this build has the backend
+  std::vector<std::string> names;  // "NVIDIA H100 80GB HBM3, 132 SMs, 79.1 GiB"
+  std::string status;
+};
+CudaDevices cuda_devices();
+
+// Limits of the first GPU, measured now; 0 = not measured. It may hold a model.
+struct GpuLimits {
+  double read_bandwidth = 0;  // bytes per second
+  double bf16_wgmma = 0;      // operations per second, a multiply-add counts two
+};
+GpuLimits measure_gpu();
 
 }  // namespace nibble::kernels

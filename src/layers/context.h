@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <span>
 
 #include "comm/communicator.h"
@@ -14,6 +16,16 @@
 #include "nibble/types.h"
 
 namespace nibble::layers {
+
+// The integer arrays of a batch where kernels read them.
+struct BatchArrays {
+  const std::int32_t* token_ids;
+  const std::int32_t* positions;
+  const std::int32_t* cu_seqlens_q;
+  const std::int32_t* seq_lens;
+  const std::int32_t* page_tables;
+  const std::int32_t* slot_mapping;  // -1: the token is padding and leaves no entry
+};
 
 // Any mix of prefill chunks and decode steps of several sequences. Sequences [0, num_prefill) are
 // prefill chunks (more than one query row, or a first chunk), the rest are decode steps.
@@ -28,7 +40,17 @@ struct ForwardBatch {
   std::span<const std::int32_t> logit_rows;    // [num_logits] rows of which logits are wanted, ascending
   std::int32_t num_prefill = 0;
   MlaMode mla_mode = MlaMode::automatic;
+  const BatchArrays* on_device = nullptr;  // null: kernels read the arrays above
 
+  [[nodiscard]] BatchArrays arrays() const {
+    if (on_device != nullptr) return *on_device;
+    return {.token_ids = token_ids.data(),
+            .positions = positions.data(),
+            .cu_seqlens_q = cu_seqlens_q.data(),
+            .seq_lens = seq_lens.data(),
+            .page_tables = page_tables.data(),
+            .slot_mapping = slot_mapping.data()};
+  }
   [[nodiscard]] std::int32_t num_tokens() const { return static_cast<std::int32_t>(token_ids.size()); }
   [[nodiscard]] std::int32_t num_seqs() const { return static_cast<std::int32_t>(seq_lens.size()); }
 };
@@ -61,12 +83,39 @@ class TraceSink {
   virtual void record(const char* name, std::int32_t layer_idx, const TensorView& value) = 0;
 };
 
+// An input on its way into linear layers, before it is quantised: what calibration looks at.
+struct LinearInput {
+  std::initializer_list<const kernels::Weight*> weights;  // that all multiply it
+  std::int64_t group = 0;              // the one of the weights' groups that does, if `rows` is not empty
+  TensorView x;                        // [m, k] f32
+  std::span<const std::int32_t> rows;  // rows of x that this group gets; empty = all rows, all groups
+};
+
+// Receives the inputs of linear layers; null in normal operation. The router and the head are among them,
+// W_UK and W_UV in the naive form only.
+class InputSink {
+ public:
+  virtual ~InputSink() = default;
+  virtual void record(const LinearInput& input) = 0;
+};
+
 struct Context {
   const kernels::KernelTable& table;
   kernels::Exec& exec;
   Arena& arena;
   comm::Communicator& comm;
   TraceSink* trace = nullptr;
+  InputSink* inputs = nullptr;
+
+  // There is nothing to be seen while memory is counted.
+  [[nodiscard]] bool records_inputs() const { return inputs != nullptr && !arena.counting(); }
+
+  // Both, in any order or at the same time: neither may use what the other writes.
+  template <class First, class Second>
+  void run_concurrently(First&& first, Second&& second) {
+    const ArenaHold hold(arena);
+    exec.run_concurrently(std::ref(first), std::ref(second));  // references allocate nothing
+  }
 };
 
 }  // namespace nibble::layers

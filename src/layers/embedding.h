@@ -1,7 +1,7 @@
 // Embedding: one row of the table per token id.
 #pragma once
 
-#include <span>
+#include <cstdint>
 
 #include "kernels/weight.h"
 #include "layers/context.h"
@@ -15,7 +15,7 @@ class Embedding {
       : Embedding(kernels::Weight{.shape = {.n = vocab_size, .k = hidden_size}}) {}
 
   // token_ids: [m], each in [0, vocab_size); y: [m, hidden_size] f32.
-  void forward(Context& ctx, std::span<const std::int32_t> token_ids, TensorView y) const;
+  void forward(Context& ctx, const std::int32_t* token_ids, TensorView y) const;
 
   [[nodiscard]] const kernels::Weight& table() const noexcept { return table_; }
   // For loading, once.

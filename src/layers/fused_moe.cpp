@@ -1,5 +1,7 @@
 #include "layers/fused_moe.h"
 
+#include <vector>
+
 namespace nibble::layers {
 
 FusedMoe::FusedMoe(std::int64_t num_experts, std::int64_t hidden_size, std::int64_t moe_intermediate_size)
@@ -17,6 +19,10 @@ void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView
   NIB_CHECK(
       topk_ids.dtype == DType::i32 && topk_ids.dim(0) == x.dim(0) && topk_ids.dim(1) == topk_weights.dim(1),
       "{} tokens, expert ids [{}, {}]", x.dim(0), topk_ids.dim(0), topk_ids.dim(1));
+  const ArenaScope scope(ctx.arena);
+  const TensorView hidden =
+      ctx.inputs == nullptr ? TensorView{}
+                            : ctx.arena.tensor(DType::f32, {x.dim(0) * topk_ids.dim(1), gate_proj_.shape.n});
   ctx.table.fused_moe(ctx.exec, {.x = x,
                                  .topk_ids = topk_ids.as<const std::int32_t>(),
                                  .topk_weights = topk_weights.as<const float>(),
@@ -24,7 +30,27 @@ void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView
                                  .gate = gate_proj_,
                                  .up = up_proj_,
                                  .down = down_proj_,
-                                 .y = y});
+                                 .y = y,
+                                 .hidden = hidden});
+  if (ctx.records_inputs()) record_inputs(ctx, x, topk_ids, hidden);
+}
+
+void FusedMoe::record_inputs(Context& ctx, TensorView x, TensorView topk_ids, TensorView hidden) const {
+  const std::int64_t topk = topk_ids.dim(1);
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> slots;
+  for (std::int64_t expert = 0; expert < gate_proj_.shape.num_groups; ++expert) {
+    tokens.clear();
+    slots.clear();
+    for (std::int64_t slot = 0; slot < x.dim(0) * topk; ++slot) {
+      if (topk_ids.as<const std::int32_t>()[slot] != expert) continue;
+      tokens.push_back(static_cast<std::int32_t>(slot / topk));
+      slots.push_back(static_cast<std::int32_t>(slot));
+    }
+    if (tokens.empty()) continue;
+    ctx.inputs->record({.weights = {&gate_proj_, &up_proj_}, .group = expert, .x = x, .rows = tokens});
+    ctx.inputs->record({.weights = {&down_proj_}, .group = expert, .x = hidden, .rows = slots});
+  }
 }
 
 }  // namespace nibble::layers

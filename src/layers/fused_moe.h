@@ -27,6 +27,9 @@ class FusedMoe {
   [[nodiscard]] kernels::Weight& down_proj() noexcept { return down_proj_; }
 
  private:
+  // For calibration: which rows of x, and of hidden [m * topk, moe_intermediate_size], every expert gets.
+  void record_inputs(Context& ctx, TensorView x, TensorView topk_ids, TensorView hidden) const;
+
   kernels::Weight gate_proj_;
   kernels::Weight up_proj_;
   kernels::Weight down_proj_;

@@ -19,6 +19,7 @@ void GatedMlp::forward(Context& ctx, const QuantizedInput& input, TensorView y) 
   NIB_CHECK(up_proj_.shape.activations == activations(), "gate and up share one input");
   const ArenaScope scope(ctx.arena);
   const TensorView x = input.as(activations());
+  if (ctx.records_inputs()) ctx.inputs->record({.weights = {&gate_proj_, &up_proj_}, .x = x, .rows = {}});
   const TensorView inner = ctx.arena.tensor(DType::f32, {x.dim(0), gate_proj_.shape.n});
   ctx.table.gated_linear(ctx.exec, {.x = x, .gate = gate_proj_, .up = up_proj_, .y = inner});
   down_proj_.forward(ctx, inner, y);

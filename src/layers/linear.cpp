@@ -4,6 +4,7 @@ namespace nibble::layers {
 
 void Linear::forward(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
+  if (ctx.records_inputs()) ctx.inputs->record({.weights = {&weight_}, .x = x, .rows = {}});
   forward(ctx, QuantizedInput(ctx, x, {activations()}), y);
 }
 
@@ -13,6 +14,7 @@ void Linear::forward(Context& ctx, const QuantizedInput& x, TensorView y) const 
 
 void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
+  if (ctx.records_inputs()) ctx.inputs->record({.weights = {&weight_}, .x = x, .rows = {}});
   run(ctx, QuantizedInput(ctx, x, {activations()}).as(activations()), y, true);
 }
 

@@ -20,7 +20,7 @@ class Linear {
   // x: [m, in_features] f32, y: [m, out_features] f32; rows may be strided. x is quantised first if the
   // weight's scheme says so.
   void forward(Context& ctx, TensorView x, TensorView y) const;
-  // The same for an input that other layers share.
+  // The same for an input that other layers share; it is not recorded as a LinearInput here.
   void forward(Context& ctx, const QuantizedInput& x, TensorView y) const;
   // y += x * W^T.
   void forward_add(Context& ctx, TensorView x, TensorView y) const;

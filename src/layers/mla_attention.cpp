@@ -50,9 +50,16 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
                   .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
   const Linear& first_query = weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj;
   const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()});
-  project_queries(ctx, input, m, q);
-  rope.forward(ctx, step.q_pe, batch.positions);
-  write_cache(ctx, rope, step, input, m);
+  if (ctx.records_inputs()) {
+    ctx.inputs->record(
+        {.weights = {&first_query.weight(), &weights_.kv_a_proj_with_mqa.weight()}, .x = x, .rows = {}});
+  }
+  const auto prepare_queries = [&] {
+    project_queries(ctx, input, m, q);
+    rope.forward(ctx, step.q_pe, batch.arrays().positions);
+  };
+  const auto prepare_cache = [&] { write_cache(ctx, rope, step, input, m); };
+  ctx.run_concurrently(prepare_queries, prepare_cache);
   attend(ctx, step);
   weights_.o_proj.forward(ctx, make_view(step.o.data, DType::f32, {m, heads * config_.v_head_dim}), y);
 }
@@ -78,10 +85,11 @@ void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step,
   const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, width);
   weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
   weights_.kv_a_layernorm.forward(ctx, latent, latent);
-  rope.forward(ctx, k_pe, step.batch.positions);
-  ctx.table.cache_write(
-      ctx.exec,
-      {.latent = latent, .k_pe = k_pe, .slot_mapping = step.batch.slot_mapping.data(), .cache = step.cache});
+  rope.forward(ctx, k_pe, step.batch.arrays().positions);
+  ctx.table.cache_write(ctx.exec, {.latent = latent,
+                                   .k_pe = k_pe,
+                                   .slot_mapping = step.batch.arrays().slot_mapping,
+                                   .cache = step.cache});
 }
 
 void MlaAttention::attend(Context& ctx, const Step& step) const {
@@ -122,14 +130,16 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
   const TensorView k_pe = ctx.arena.tensor(DType::f32, {length, config_.qk_rope_head_dim});
   const TensorView k_nope = ctx.arena.tensor(DType::f32, {length, heads, config_.qk_nope_head_dim});
   const TensorView v = ctx.arena.tensor(DType::f32, {length, heads, config_.v_head_dim});
-  ctx.table.cache_gather(ctx.exec,
-                         {.cache = step.cache,
-                          .page_table = batch.page_tables.data() + std::ptrdiff_t{seq_idx} * batch.max_pages,
-                          .page_size = step.page_size,
-                          .length = static_cast<std::int32_t>(length),
-                          .latent = latent,
-                          .k_pe = k_pe});
+  ctx.table.cache_gather(
+      ctx.exec, {.cache = step.cache,
+                 .page_table = batch.arrays().page_tables + std::ptrdiff_t{seq_idx} * batch.max_pages,
+                 .page_size = step.page_size,
+                 .length = static_cast<std::int32_t>(length),
+                 .latent = latent,
+                 .k_pe = k_pe});
   const quant::ActivationFormat format = weights_.w_uk.shape.activations;
+  if (ctx.records_inputs())
+    ctx.inputs->record({.weights = {&weights_.w_uk, &weights_.w_uv}, .x = latent, .rows = {}});
   const TensorView kv_b_input = QuantizedInput(ctx, latent, {format}).as(format);
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uk, .y = k_nope});
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uv, .y = v});
@@ -151,22 +161,23 @@ void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t 
   const std::int64_t begin = at(batch.cu_seqlens_q, seq_begin);
   const std::int64_t end = at(batch.cu_seqlens_q, seq_end);
   const std::int64_t heads = config_.num_attention_heads;
+  const BatchArrays arrays = batch.arrays();
   const TensorView q_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
   const TensorView o_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
   ctx.table.head_linear_transposed(ctx.exec,
                                    {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent});
-  ctx.table.mla_absorbed(ctx.exec, {.q_latent = q_latent,
-                                    .q_pe = step.q_pe.rows(begin, end),
-                                    .cache = step.cache,
-                                    .ragged = {.num_seqs = seq_end - seq_begin,
-                                               .cu_seqlens_q = batch.cu_seqlens_q.data() + seq_begin,
-                                               .seq_lens = batch.seq_lens.data() + seq_begin,
-                                               .page_tables = batch.page_tables.data() +
-                                                              std::ptrdiff_t{seq_begin} * batch.max_pages,
-                                               .max_pages = batch.max_pages,
-                                               .page_size = step.page_size},
-                                    .scale = config_.softmax_scale,
-                                    .o = o_latent});
+  ctx.table.mla_absorbed(
+      ctx.exec, {.q_latent = q_latent,
+                 .q_pe = step.q_pe.rows(begin, end),
+                 .cache = step.cache,
+                 .ragged = {.num_seqs = seq_end - seq_begin,
+                            .cu_seqlens_q = arrays.cu_seqlens_q + seq_begin,
+                            .seq_lens = arrays.seq_lens + seq_begin,
+                            .page_tables = arrays.page_tables + std::ptrdiff_t{seq_begin} * batch.max_pages,
+                            .max_pages = batch.max_pages,
+                            .page_size = step.page_size},
+                 .scale = config_.softmax_scale,
+                 .o = o_latent});
   ctx.table.head_linear(ctx.exec, {.x = o_latent, .w = weights_.w_uv, .y = step.o.rows(begin, end)});
 }
 

@@ -9,7 +9,7 @@ namespace nibble::layers {
 
 struct Parameter {
   std::int64_t size = 0;
-  Buffer values;  // size float32 values once loaded
+  Buffer values;  // size float32 values once loaded, where kernels read them
 
   [[nodiscard]] const float* f32() const noexcept { return values.as<const float>(); }
 };

@@ -68,38 +68,39 @@ double yarn_softmax_factor(const RopeConfig& config) {
   return m * m;
 }
 
-void Rope::build_tables(std::int64_t max_positions, ThreadPool& threads) {
+void Rope::build_tables(std::int64_t max_positions, kernels::Exec& exec) {
   const std::vector<float> frequencies = rope_frequencies(config_);
   const auto scale = static_cast<float>(rope_attention_factor(config_));
   const std::size_t bytes = static_cast<std::size_t>(max_positions) * frequencies.size() * sizeof(float);
-  cos_ = Buffer(bytes);
-  sin_ = Buffer(bytes);
-  max_positions_ = max_positions;
-  float* const cos = cos_.as<float>();
-  float* const sin = sin_.as<float>();
+  Buffer cos_table(bytes);
+  Buffer sin_table(bytes);
+  float* const cos = cos_table.as<float>();
+  float* const sin = sin_table.as<float>();
   constexpr std::int64_t kRowsPerTask = 1024;
-  threads.parallel_for((max_positions + kRowsPerTask - 1) / kRowsPerTask,
-                       [&](std::int64_t task, int /*thread*/) {
-                         const std::int64_t end = std::min(max_positions, (task + 1) * kRowsPerTask);
-                         for (std::int64_t p = task * kRowsPerTask; p < end; ++p) {
-                           const std::size_t row = static_cast<std::size_t>(p) * frequencies.size();
-                           for (std::size_t i = 0; i < frequencies.size(); ++i) {
-                             // The angle is rounded to float32, as in the reference; its cosine is not the
-                             // place to differ.
-                             const auto angle = static_cast<double>(static_cast<float>(p) * frequencies[i]);
-                             const SinCos turn = sin_cos(angle);
-                             cos[row + i] = static_cast<float>(turn.cos) * scale;
-                             sin[row + i] = static_cast<float>(turn.sin) * scale;
-                           }
-                         }
-                       });
+  exec.threads().parallel_for(
+      (max_positions + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int /*thread*/) {
+        const std::int64_t end = std::min(max_positions, (task + 1) * kRowsPerTask);
+        for (std::int64_t p = task * kRowsPerTask; p < end; ++p) {
+          const std::size_t row = static_cast<std::size_t>(p) * frequencies.size();
+          for (std::size_t i = 0; i < frequencies.size(); ++i) {
+            // The angle is rounded to float32, as in the reference; its cosine is not the
+            // place to differ.
+            const auto angle = static_cast<double>(static_cast<float>(p) * frequencies[i]);
+            const SinCos turn = sin_cos(angle);
+            cos[row + i] = static_cast<float>(turn.cos) * scale;
+            sin[row + i] = static_cast<float>(turn.sin) * scale;
+          }
+        }
+      });
+  cos_ = exec.memory().place(std::move(cos_table));
+  sin_ = exec.memory().place(std::move(sin_table));
+  max_positions_ = max_positions;
 }
 
-void Rope::forward(Context& ctx, TensorView x, std::span<const std::int32_t> positions) const {
-  NIB_CHECK(x.dim(x.rank - 1) == config_.dim && x.dim(0) == static_cast<std::int64_t>(positions.size()),
-            "rope of {} values for {} positions got rows of {}", config_.dim, positions.size(),
+void Rope::forward(Context& ctx, TensorView x, const std::int32_t* positions) const {
+  NIB_CHECK(x.dim(x.rank - 1) == config_.dim, "rope of {} values got rows of {}", config_.dim,
             x.dim(x.rank - 1));
-  ctx.table.rope(ctx.exec, {.x = x, .positions = positions.data(), .cos = cos(), .sin = sin()});
+  ctx.table.rope(ctx.exec, {.x = x, .positions = positions, .cos = cos(), .sin = sin()});
 }
 
 TensorView Rope::table(const Buffer& values) const {

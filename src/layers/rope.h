@@ -4,11 +4,9 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "core/buffer.h"
-#include "core/thread_pool.h"
 #include "layers/context.h"
 
 namespace nibble::layers {
@@ -44,12 +42,12 @@ class Rope {
  public:
   explicit Rope(const RopeConfig& config) : config_(config) {}
 
-  // Tables for positions [0, max_positions). Throws std::bad_alloc. Before the first forward that is
-  // not run with counting kernels.
-  void build_tables(std::int64_t max_positions, ThreadPool& threads);
+  // Tables for positions [0, max_positions), in the memory of `exec`. Throws std::bad_alloc. Before the
+  // first forward that is not run with counting kernels.
+  void build_tables(std::int64_t max_positions, kernels::Exec& exec);
 
   // Rotates x in place. x: [m, heads, dim] or [m, dim] f32, strided; positions: [m], inside the tables.
-  void forward(Context& ctx, TensorView x, std::span<const std::int32_t> positions) const;
+  void forward(Context& ctx, TensorView x, const std::int32_t* positions) const;
 
   // [max_positions, dim / 2] f32.
   [[nodiscard]] TensorView cos() const { return table(cos_); }

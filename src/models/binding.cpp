@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "core/quote.h"
+#include "models/gate_up_partner.h"
 
 namespace nibble::models {
 namespace {
@@ -126,10 +127,15 @@ struct IgnoredSuffix {
   std::string_view suffix;
   std::string_view why;
 };
+constexpr std::string_view kCacheScales =
+    "static cache scales, of full keys and values; the cache holds latents and, in FP8, a scale for each "
+    "token";
 constexpr std::array kIgnoredSuffixes = {
     IgnoredSuffix{".rotary_emb.inv_freq", "rope frequencies are computed from config.json"},
-    IgnoredSuffix{".k_scale", "scales of full keys and values, which the cache does not hold"},
-    IgnoredSuffix{".v_scale", "scales of full keys and values, which the cache does not hold"},
+    IgnoredSuffix{".k_scale", kCacheScales},
+    IgnoredSuffix{".v_scale", kCacheScales},
+    IgnoredSuffix{".kv_scale", kCacheScales},
+    IgnoredSuffix{".kv_cache_scaling_factor", kCacheScales},
     IgnoredSuffix{".input_scale",
                   "static activation scales; schemes that quantise activations scale them token by token"},
     IgnoredSuffix{".input_global_scale",
@@ -164,7 +170,7 @@ void sort_out_rest(const Checkpoint& checkpoint, BoundCheckpoint& bound, Problem
     if (used[i]) continue;
     const auto reason = reason_to_ignore(tensors[i].name, checkpoint.config());
     if (!reason) {
-      problems.left_over.push_back(quote(tensors[i].name));
+      problems.left_over.push_back(formats::tensor_label(tensors[i]));
       continue;
     }
     bound.ignored.push_back(&tensors[i]);
@@ -218,6 +224,44 @@ Status check_divides(const Checkpoint& checkpoint, const WeightSpec& spec,
                   printable(checkpoint.dir().native(), 1024), quote(spec.name), spec.k, row.name, unit));
 }
 
+// A matrix and what it becomes.
+struct Treated {
+  const Binding& binding;
+  const kernels::WeightShape& shape;
+};
+
+Error different(const Checkpoint& checkpoint, const Treated& a, const Treated& b, std::string_view what) {
+  const auto text = [](const Treated& matrix) {
+    return fmt::format("{} is {}", formats::tensor_label(matrix.binding.main_tensor()),
+                       shape_format_text(matrix.shape));
+  };
+  return unsupported(fmt::format("{}: tensor {}, but {}; {} are computed together and need one format",
+                                 printable(checkpoint.dir().native(), 1024), text(a), text(b), what));
+}
+
+// gate_proj and up_proj see one input, and those of experts run in one kernel.
+bool may_share_input(LayerKind kind, const kernels::WeightShape& gate, const kernels::WeightShape& up) {
+  if (gate.activations != up.activations) return false;
+  return kind != LayerKind::experts ||
+         (gate.format == up.format && gate.grouping.zero_points == up.grouping.zero_points &&
+          gate.grouping.act_order == up.grouping.act_order);
+}
+
+Status check_gate_and_up(const Checkpoint& checkpoint, const std::vector<Binding>& bindings) {
+  std::unordered_map<std::string_view, const Binding*> by_name;
+  for (const Binding& binding : bindings) by_name.emplace(binding.spec->name, &binding);
+  for (const Binding& gate : bindings) {
+    if (!gate.spec->is_matrix() || !gate.spec->name.ends_with("gate_proj")) continue;
+    const auto up = by_name.find(gate_up_partner(gate.spec->name));
+    if (up == by_name.end()) continue;
+    const Treated a{gate, gate.spec->blocks.front().weight->shape};
+    const Treated b{*up->second, up->second->spec->blocks.front().weight->shape};
+    if (!may_share_input(gate.spec->kind, a.shape, b.shape))
+      return different(checkpoint, a, b, "gate and up");
+  }
+  return {};
+}
+
 // Gives every weight the format of the tensors that fill it, or the one asked for.
 Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindings,
                       const QuantConfig& quant) {
@@ -238,15 +282,11 @@ Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindin
         shape.grouping = wanted.grouping;
         shape.activations = wanted.activations;
       } else if (!same_treatment(shape, wanted)) {
-        return unsupported(fmt::format(
-            "{}: tensor {} is {}, but {} is {}; the experts of a layer are computed together and "
-            "need one format",
-            printable(checkpoint.dir().native(), 1024), quote(binding.main_tensor().name),
-            shape_format_text(wanted), quote(it->second->main_tensor().name), shape_format_text(shape)));
+        return different(checkpoint, {binding, wanted}, {*it->second, shape}, "the experts of a layer");
       }
     }
   }
-  return {};
+  return check_gate_and_up(checkpoint, bindings);
 }
 
 }  // namespace

@@ -13,14 +13,15 @@ float spread(std::int64_t i) {
   return static_cast<float>(2.0 * (x - static_cast<double>(static_cast<std::int64_t>(x))) - 1.0);
 }
 
-void fill_vector(const WeightSpec& spec) {
+void fill_vector(const WeightSpec& spec, MemorySpace& memory) {
   constexpr float kBiasScale = 0.01F;  // far below a sigmoid's range, enough to break ties
   layers::Parameter& parameter = *spec.vector;
-  parameter.values = Buffer(static_cast<std::size_t>(parameter.size) * sizeof(float));
+  Buffer host(static_cast<std::size_t>(parameter.size) * sizeof(float));
   const bool is_bias = spec.name.ends_with("bias");
   for (std::int64_t i = 0; i < parameter.size; ++i) {
-    parameter.values.as<float>()[i] = is_bias ? kBiasScale * spread(i) : 1.0F;
+    host.as<float>()[i] = is_bias ? kBiasScale * spread(i) : 1.0F;
   }
+  parameter.values = memory.place(std::move(host));
 }
 
 }  // namespace
@@ -50,7 +51,7 @@ void fill_dummy(const std::vector<WeightSpec>& specs, kernels::Device& device) {
   std::uint64_t seed = 1;
   for (const WeightEntry& entry : distinct_weights(specs)) device.fill_dummy(*entry.weight, seed++);
   for (const WeightSpec& spec : specs) {
-    if (!spec.is_matrix()) fill_vector(spec);
+    if (!spec.is_matrix()) fill_vector(spec, device.exec().memory());
   }
 }
 

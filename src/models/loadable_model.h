@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "core/thread_pool.h"
 #include "formats/hf_config.h"
 #include "models/model.h"
 #include "models/weight_spec.h"
@@ -32,9 +31,17 @@ class LoadableModel : public Model {
   virtual void settle_costs(const std::vector<WeightSpec>& specs, const WeightBytes& bytes_of) = 0;
 
   // Called once, before the first real forward. Throws std::bad_alloc.
-  virtual void build_tables(ThreadPool& threads) = 0;
+  virtual void build_tables(kernels::Exec& exec) = 0;
 
   [[nodiscard]] virtual ModelInfo& mutable_info() = 0;
+
+  // forward() in pieces, for calibration with one layer in memory at a time. hidden: [num_tokens,
+  // hidden_size()] f32; batch.logit_rows is not looked at.
+  [[nodiscard]] virtual std::int64_t hidden_size() const = 0;
+  virtual void embed(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden) const = 0;
+  virtual void forward_layer(layers::Context& ctx, const layers::ForwardBatch& batch,
+                             const layers::CacheView& cache, std::int32_t layer_idx,
+                             TensorView hidden) const = 0;
 };
 
 // Makes the model of config.model_type with shapes but no weights. unsupported for an unknown type or

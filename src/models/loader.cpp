@@ -43,7 +43,7 @@ std::int64_t task_rows(const quant::MatrixView& matrix) {
 std::string tensor_name(const Checkpoint& checkpoint, const Binding& binding) {
   const TensorInfo& tensor = binding.main_tensor();
   return fmt::format("{}: tensor {}", printable(checkpoint.files()[tensor.file_idx].native(), 1024),
-                     quote(tensor.name));
+                     formats::tensor_label(tensor));
 }
 
 std::size_t source_bytes(const Binding& binding) {
@@ -99,8 +99,9 @@ class BatchPacker {
     layers::Parameter& parameter = *binding.spec->vector;
     NIB_TRY(const std::vector<float> values,
             formats::read_vector(checkpoint_, binding.spec->name, {&parameter.size, 1}));
-    parameter.values = Buffer(values.size() * sizeof(float));
-    std::memcpy(parameter.values.data(), values.data(), values.size() * sizeof(float));
+    Buffer host(values.size() * sizeof(float));
+    std::memcpy(host.data(), values.data(), host.size());
+    parameter.values = device_.exec().memory().place(std::move(host));
     return {};
   }
 

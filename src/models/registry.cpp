@@ -155,7 +155,7 @@ Status fill(Shaped& shaped, kernels::Device& device, const ProgressCallback& pro
   } else {
     fill_dummy(*shaped.specs, device);
   }
-  shaped.model->build_tables(device.exec().threads());
+  shaped.model->build_tables(device.exec());
   return {};
 }
 

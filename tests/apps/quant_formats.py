@@ -82,6 +82,32 @@ class File:
         values = struct.unpack(f"<{math.prod(shape)}{FLOAT_CODES[dtype]}", raw)
         return [bf16_value(bits) for bits in values] if dtype == "BF16" else list(values)
 
+    def gptq_modules(self):
+        return sorted(n.rsplit(".", 1)[0] for n in self.tensors if n.endswith(".qweight"))
+
+    def decode_gptq(self, module):
+        """(n, k, float32 values): (q - (stored zero + 1)) * scale of the input's group; codes along k, zeros along n."""
+        bits = self.config["quantization_config"]["bits"]
+        fields, mask = 32 // bits, (1 << bits) - 1
+
+        def words(suffix):
+            dtype, shape, raw = self.tensors[module + suffix]
+            assert dtype == "I32", dtype
+            return shape, struct.unpack(f"<{len(raw) // 4}I", raw)
+        (rows, n), codes = words(".qweight")
+        (groups, columns), zeros = words(".qzeros")
+        (k,), g_idx = words(".g_idx")
+        assert k == rows * fields and n == columns * fields
+        assert self.tensors[module + ".scales"][:2] == ("F16", [groups, n])
+        scales = self.floats(module + ".scales")
+        values = []
+        for row in range(n):
+            for i in range(k):
+                q = codes[i // fields * n + row] >> bits * (i % fields) & mask
+                zero = (zeros[g_idx[i] * columns + row // fields] >> bits * (row % fields)) + 1 & mask
+                values.append(f32((q - zero) * scales[g_idx[i] * n + row]))
+        return n, k, values
+
     def modules(self):
         """Names of the layers that are quantised, and of those that are plain."""
         weights = [n.rsplit(".", 1)[0] for n in self.tensors if n.endswith((".weight", ".weight_packed"))]

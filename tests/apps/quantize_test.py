@@ -260,6 +260,61 @@ class Formats(Folder):
                     self.assertEqual(values.astype(numpy.float32).tobytes(), plain.tensors[module + ".weight"][2], module)
 
 
+class Gptq(Folder):
+    """The demo model by a small text of the kind it was trained on."""
+    OPTIONS = ["--format", "gptq", "--calibration", nibble.SOURCE / "tests" / "data" / "calibration.txt"]
+    MODULES = ["model.layers.0.self_attn.kv_a_proj_with_mqa", "model.layers.1.mlp.experts.3.down_proj",
+               "model.layers.1.mlp.shared_experts.up_proj", "model.layers.7.self_attn.q_b_proj"]
+
+    def check_decoding(self, written):
+        """Values of some layers, by the definition of the format, are those nibble reads."""
+        plain = formats.File(self.quantize(written, "f32", "--format", "f32", "--overwrite"))
+        file = formats.File(written)
+        self.assertEqual(len(file.gptq_modules()), 400)
+        for module in self.MODULES:
+            n, k, values = file.decode_gptq(module)
+            self.assertEqual(plain.tensors[module + ".weight"],
+                             ("F32", [n, k], struct.pack(f"<{n * k}f", *values)), module)
+
+    def kld(self, model, *options):
+        answer = nibble.run("eval", "kld", model, "--reference", nibble.DEMO, "--text", nibble.DEMO / "valid.txt",
+                            "--tokens", "4096", "--json", *options)
+        self.assertEqual(answer.code, 0, answer)
+        return answer.json["kld"]["mean"]
+
+    def test_better_than_rounding_to_nearest(self):
+        written = self.quantize(nibble.DEMO, "gptq", *self.OPTIONS, "--calibration-tokens", "8192")
+        claim = formats.File(written).config["quantization_config"]
+        self.assertEqual([claim[key] for key in ("quant_method", "bits", "group_size", "desc_act", "sym",
+                                                 "checkpoint_format")], ["gptq", 4, 128, False, True, "gptq"])
+        self.check_decoding(written)
+        report = json.loads((written / "quantization_report.json").read_text())
+        self.assertEqual(report["gptq"]["calibration_tokens"], 8192)
+        experts = [row for row in report["tensors"] if ".experts." in row["name"] and row["format"] == "int4"]
+        self.assertEqual(len(experts), 7 * 16 * 3)
+        self.assertTrue(all(0 < row["calibration_tokens"] < 8192 for row in experts))
+        self.assertLess(self.kld(written), 0.8 * self.kld(nibble.DEMO, "--quantization", "int4"))
+
+    def test_eight_bits_act_order_zero_points(self):
+        written = self.quantize(nibble.DEMO, "gptq8", *self.OPTIONS, "--calibration-tokens", "512", "--bits", "8",
+                                "--act-order", "--zero-points", "--group-size", "32")
+        claim = formats.File(written).config["quantization_config"]
+        self.assertEqual([claim[key] for key in ("bits", "group_size", "desc_act", "sym")], [8, 32, True, False])
+        self.check_decoding(written)
+        self.assertEqual(nibble.run("inspect", written).code, 0)
+
+    def test_refusals(self):
+        out = self.folder / "out"
+        self.refused(2, ["--calibration"], nibble.DEMO, out, "--format", "gptq")
+        self.refused(2, ["--format gptq only"], nibble.DEMO, out, *self.OPTIONS, "--format", "mxfp4")
+        self.refused(3, ["other", "gptq"], nibble.DEMO, out, *self.OPTIONS, "--other", "gptq")
+        self.refused(2, ["groups of 40"], nibble.DEMO, out, *self.OPTIONS, "--group-size", "40")
+        empty = self.folder / "empty.txt"
+        empty.write_text("")
+        self.refused(2, ["empty.txt"], nibble.DEMO, out, "--format", "gptq", "--calibration", empty)
+        self.assertFalse(out.exists())
+
+
 def write_safetensors(path, tensors):
     header, data = {}, b""
     for name, (dtype, shape, raw) in tensors.items():

@@ -2,14 +2,10 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <gtest/gtest.h>
 
 #include <cstring>
-#include <fstream>
 
 namespace nibble::formats {
-
-namespace fs = std::filesystem;
 
 std::vector<std::byte> container(std::string_view header, std::size_t data_bytes) {
   std::vector<std::byte> file(8 + header.size() + data_bytes);
@@ -22,21 +18,6 @@ std::string float_bytes(const std::vector<float>& values) {
   std::string bytes(values.size() * sizeof(float), '\0');
   std::memcpy(bytes.data(), values.data(), bytes.size());
   return bytes;
-}
-
-TestDirectory::TestDirectory() {
-  std::string name = (fs::temp_directory_path() / "nibble-formats-XXXXXX").native();
-  EXPECT_NE(mkdtemp(name.data()), nullptr);
-  path_ = name;
-}
-
-TestDirectory::~TestDirectory() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
-void TestDirectory::write(const std::string& name, std::string_view content) const {
-  std::ofstream(path_ / name, std::ios::binary) << content;
 }
 
 void TestDirectory::write_tensors(const std::string& name, const std::vector<TestTensor>& tensors) const {

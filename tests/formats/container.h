@@ -3,10 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tests/support/test_directory.h"
 
 namespace nibble::formats {
 
@@ -22,20 +23,9 @@ struct TestTensor {
 };
 std::string float_bytes(const std::vector<float>& values);
 
-// A directory that is removed at the end of the test.
-class TestDirectory {
+class TestDirectory : public nibble::testing::TestDirectory {
  public:
-  TestDirectory();
-  ~TestDirectory();
-  TestDirectory(const TestDirectory&) = delete;
-  TestDirectory& operator=(const TestDirectory&) = delete;
-
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-  void write(const std::string& name, std::string_view content) const;
   void write_tensors(const std::string& name, const std::vector<TestTensor>& tensors) const;
-
- private:
-  std::filesystem::path path_;
 };
 
 // A config.json of a small V3 model, with `extra` (",\"key\": value") put before the closing brace.

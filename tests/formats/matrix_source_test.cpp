@@ -173,6 +173,51 @@ TEST(FindMatrix, GptqMustAgreeWithItsConfiguration) {
   EXPECT_THAT(find_error(c, 12, 64).message, HasSubstr("12 outputs do not fill words of 8"));
 }
 
+// Two codes to a byte, eight to a word, groups of 16 and 32: inputs that do not fill them are told.
+TEST(FindMatrix, OddInputs) {
+  TestDirectory dir;
+  struct Case {
+    const char* claim;
+    std::vector<TestTensor> tensors;
+    std::int64_t k;
+    const char* text;
+  };
+  constexpr const char* kPacked =
+      R"(, "quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
+          "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int",
+          "strategy": "group", "group_size": 32, "symmetric": true}}}})";
+  const Case cases[] = {
+      {kPacked,
+       {{"m.weight_packed", "I32", {1, 5}, std::string(20, '\0')},
+        {"m.weight_scale", "F16", {1, 2}, std::string(4, '\1')}},
+       33,
+       "33 inputs; expected an even number"},
+      {kGptq,
+       {{"m.qweight", "I32", {4, 8}, std::string(128, '\0')},
+        {"m.scales", "F16", {2, 8}, std::string(32, '\1')},
+        {"m.qzeros", "I32", {2, 1}, std::string(8, '\0')}},
+       33,
+       "33 inputs do not fill words of 8"},
+      {kMxfp4,
+       {{"m.weight", "I8", {1, 16}, std::string(16, '\0')}, {"m.scale", "F8_E8M0", {1, 1}, "\x7F"}},
+       33,
+       "33 inputs are not a multiple of the 32"},
+      {kModelopt,
+       {{"m.weight", "U8", {1, 8}, std::string(8, '\0')},
+        {"m.weight_scale", "F8_E4M3", {1, 1}, "\x38"},
+        {"m.weight_scale_2", "F32", {}, float_bytes({1.0F})}},
+       17,
+       "17 inputs are not a multiple of the 16"},
+  };
+  for (const Case& c : cases) {
+    const Error error =
+        find_error(open_with(dir, c.claim, c.tensors), c.tensors.front().name == "m.qweight" ? 8 : 1, c.k);
+    EXPECT_EQ(error.code, ErrorCode::bad_input);
+    EXPECT_THAT(error.message, HasSubstr(c.text));
+    EXPECT_THAT(error.message, HasSubstr(c.tensors.front().name));
+  }
+}
+
 TEST(FindMatrix, CompressedTensorsNvfp4GlobalScaleDivides) {
   TestDirectory dir;
   const Checkpoint c = open_with(

@@ -82,6 +82,24 @@ TEST(QuantizationConfigWriter, TheRestOfTheConfigStays) {
   EXPECT_EQ(Json::parse(replace_quantization_config(with, "config.json", {}).value()), expected);
 }
 
+TEST(QuantizationConfigWriter, Gptq) {
+  QuantizationClaim claim{
+      QuantMethod::gptq, {{WeightFormat::int8, {"Linear"}}}, {"lm_head", "re:.*mlp\\.gate$"}};
+  claim.gptq = {.bits = 8, .group_size = 64, .zero_points = true, .act_order = true};
+  const auto text = replace_quantization_config(small_config(), "config.json", claim);
+  ASSERT_TRUE(text.ok()) << text.error().message;
+  const QuantizationConfig config = parsed(*text).quantization;
+  ASSERT_EQ(config.integers.size(), 1U);
+  EXPECT_EQ(config.integers.front().bits, 8);
+  EXPECT_EQ(config.integers.front().group_size, 64);
+  EXPECT_FALSE(config.integers.front().symmetric);
+  EXPECT_TRUE(config.integers.front().act_order);
+  EXPECT_EQ(config.layout, quant::MatrixLayout::gptq);
+  const Json json = Json::parse(*text)["quantization_config"]["dynamic"];
+  EXPECT_TRUE(json.contains("-:lm_head$")) << json;
+  EXPECT_TRUE(json.contains("-:.*mlp\\.gate$")) << json;
+}
+
 TEST(QuantizationConfigWriter, ModelOptsSideFile) {
   const TestDirectory dir;
   dir.write("config.json", small_config());

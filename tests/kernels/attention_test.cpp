@@ -17,9 +17,10 @@ using ::nibble::testing::Random;
 class AttentionTest : public KernelTest {};
 NIB_KERNEL_TESTS(AttentionTest);
 
-// softmax(scores) weighted sum of values[j][c]; scores carry their bounds.
-std::vector<Bounded> attend(const std::vector<Bounded>& scores,
-                            const std::vector<std::vector<float>>& values) {
+// softmax(scores) weighted sum of values[j][c]; scores carry their bounds. With bf16 operands
+// probabilities and values are rounded as well.
+std::vector<Bounded> attend(const std::vector<Bounded>& scores, const std::vector<std::vector<float>>& values,
+                            bool bf16_products) {
   double top = -std::numeric_limits<double>::infinity();
   double score_bound = 0.0;
   for (const Bounded& s : scores) {
@@ -34,8 +35,8 @@ std::vector<Bounded> attend(const std::vector<Bounded>& scores,
   }
   const auto count = static_cast<std::int64_t>(scores.size());
   // Each p is off by its score's error, exp's and the subtraction's; so is their sum.
-  const double relative =
-      2.0 * (score_bound + kExpError + kEpsF32 * (std::abs(top) + 100.0)) + sum_rounding(count);
+  const double relative = 2.0 * (score_bound + kExpError + kEpsF32 * (std::abs(top) + 100.0)) +
+                          sum_rounding(count) + (bf16_products ? 2.01 * kEpsBf16 : 0.0);
   std::vector<Bounded> o(values[0].size());
   for (std::size_t c = 0; c < o.size(); ++c) {
     double magnitude = 0.0;
@@ -49,8 +50,9 @@ std::vector<Bounded> attend(const std::vector<Bounded>& scores,
   return o;
 }
 
-Bounded scaled_score(const std::vector<float>& q, const std::vector<float>& key, float scale) {
-  Bounded s = dot(exact(q), key, false);
+Bounded scaled_score(const std::vector<float>& q, const std::vector<float>& key, float scale,
+                     bool bf16_products) {
+  Bounded s = dot(exact(q), key, bf16_products);
   s.value *= static_cast<double>(scale);
   s.bound = std::abs(static_cast<double>(scale)) * s.bound + 2.0 * kEpsF32 * std::abs(s.value);
   return s;
@@ -110,7 +112,7 @@ struct AbsorbedRun {
             .o = o.view()};
   }
 
-  [[nodiscard]] std::vector<Bounded> expected(const AbsorbedCase& c, float scale) const {
+  [[nodiscard]] std::vector<Bounded> expected(const AbsorbedCase& c, float scale, bool bf16_products) const {
     std::vector<Bounded> result;
     for (std::size_t s = 0; s < c.q_lens.size(); ++s) {
       for (std::int32_t i = 0; i < c.q_lens[s]; ++i) {
@@ -123,10 +125,10 @@ struct AbsorbedRun {
           std::vector<std::vector<float>> values;
           for (std::int64_t j = 0; j < visible; ++j) {
             const std::vector<float>& entry = entries[s][static_cast<std::size_t>(j)];
-            scores.push_back(scaled_score(q, entry, scale));
+            scores.push_back(scaled_score(q, entry, scale, bf16_products));
             values.push_back(slice(entry.data(), c.d_latent));
           }
-          const std::vector<Bounded> head = attend(scores, values);
+          const std::vector<Bounded> head = attend(scores, values, bf16_products);
           result.insert(result.end(), head.begin(), head.end());
         }
       }
@@ -165,7 +167,7 @@ TEST_P(AttentionTest, Absorbed) {
     AbsorbedRun run(random, c);
     const float scale = 1.5F / std::sqrt(static_cast<float>(run.width));
     device().table().mla_absorbed(device().exec(), run.args(c, scale));
-    EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale))) << "case " << index;
+    EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale, gpu()))) << "case " << index;
     EXPECT_TRUE(run.o.guards_intact()) << "case " << index;
     ++index;
   }
@@ -178,7 +180,7 @@ TEST_P(AttentionTest, AbsorbedWithLargeScores) {
   for (const float scale : {40.0F, -40.0F}) {
     AbsorbedRun run(random, c);
     device().table().mla_absorbed(device().exec(), run.args(c, scale));
-    EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale))) << scale;
+    EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale, gpu()))) << scale;
   }
 }
 
@@ -220,7 +222,15 @@ TEST_P(AttentionTest, AbsorbedAloneAndInABatch) {
   alone.o = o.view();
   device().table().mla_absorbed(device().exec(), alone);
   const std::vector<float> batch = run.o.values();
-  EXPECT_TRUE(same_bits(o.values(), std::span(batch).subspan(2 * 3 * 64)));
+  const auto in_batch = std::span(batch).subspan(2 * 3 * 64);
+  if (gpu()) {
+    std::vector<Bounded> expected = run.expected(both, 0.2F, true);
+    expected.erase(expected.begin(), expected.begin() + 2 * 3 * 64);
+    EXPECT_TRUE(within_bounds(o.values(), expected));
+    EXPECT_TRUE(within_bounds(in_batch, expected));
+    return;
+  }
+  EXPECT_TRUE(same_bits(o.values(), in_batch));
 }
 
 struct MhaCase {
@@ -264,10 +274,10 @@ TEST_P(AttentionTest, PlainMultiHead) {
         for (std::int64_t j = 0; j < c.length - c.m + i + 1; ++j) {
           const float* entry = kv.row(j) + h * d_kv;
           scores.push_back(
-              scaled_score(q, joined(slice(entry, c.d_nope), slice(k_pe.row(j), c.d_rope)), scale));
+              scaled_score(q, joined(slice(entry, c.d_nope), slice(k_pe.row(j), c.d_rope)), scale, gpu()));
           values.push_back(slice(entry + c.d_nope, c.d_v));
         }
-        const std::vector<Bounded> head = attend(scores, values);
+        const std::vector<Bounded> head = attend(scores, values, gpu());
         expected.insert(expected.end(), head.begin(), head.end());
       }
     }

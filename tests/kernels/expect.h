@@ -53,6 +53,7 @@ class KernelTest : public ::testing::TestWithParam<TierCase> {
  protected:
   static Device& device(int num_threads = 2) { return device_of(GetParam(), num_threads); }
   static bool bf16_products() { return GetParam().bf16_products; }
+  static bool gpu() { return GetParam().gpu; }
 };
 
 inline std::string tier_name(const ::testing::TestParamInfo<TierCase>& info) { return info.param.name; }

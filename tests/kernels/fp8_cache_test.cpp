@@ -128,6 +128,7 @@ TEST_P(Fp8CacheTest, AttentionSeesTheValuesItHolds) {
       const HostTensor q_latent({3, kHeads, d_latent}, random.floats(3 * kHeads * d_latent), 0);
       const HostTensor q_pe({3, kHeads, d_rope}, random.floats(3 * kHeads * d_rope), 0);
       const std::vector<std::int32_t> cu_seqlens{0, 3};
+      const std::vector<std::int32_t> seq_lens{kLength};
       const auto attend = [&](Fp8Cache& over) {
         const HostTensor o({3, kHeads, d_latent}, 0);
         device().table().mla_absorbed(device().exec(), {.q_latent = q_latent.view(),
@@ -135,7 +136,7 @@ TEST_P(Fp8CacheTest, AttentionSeesTheValuesItHolds) {
                                                         .cache = over.view,
                                                         .ragged = {.num_seqs = 1,
                                                                    .cu_seqlens_q = cu_seqlens.data(),
-                                                                   .seq_lens = &kLength,
+                                                                   .seq_lens = seq_lens.data(),
                                                                    .page_tables = over.page_table.data(),
                                                                    .max_pages = kPages,
                                                                    .page_size = kPageSize},

@@ -126,6 +126,43 @@ TEST_P(FusedMoeTest, Fp8BlocksAtTheEdges) {
   for (const std::int64_t m : {1, 9}) check(random, experts, random_routes(random, m, 2));
 }
 
+// What calibration gets: a row for every expert of every token, those of other ranks left alone.
+TEST_P(FusedMoeTest, HiddenValues) {
+  if (gpu()) GTEST_SKIP() << "calibration runs on the CPU";
+  Random random(84);
+  constexpr std::int64_t kN = 45;
+  constexpr std::int64_t kK = 50;
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::bf16, kN, kK);
+  for (const std::int64_t m : {1, 17}) {
+    const Routes routes = random_routes(random, m, 3);
+    const std::vector<float> x = activations(random, m * kK);
+    const HostTensor x_tensor({m, kK}, x, 3);
+    const HostTensor y_tensor({m, kK}, random.floats(m * kK), 5);
+    const std::vector<float> before(static_cast<std::size_t>(m * 3 * kN), 77.0F);
+    const HostTensor hidden({m * 3, kN}, before, 0);
+    device().table().fused_moe(device().exec(), {.x = x_tensor.view(),
+                                                 .topk_ids = routes.ids.data(),
+                                                 .topk_weights = routes.weights.data(),
+                                                 .topk = routes.topk,
+                                                 .gate = experts.gate.packed,
+                                                 .up = experts.up.packed,
+                                                 .down = experts.down.packed,
+                                                 .y = y_tensor.view(),
+                                                 .hidden = hidden.view()});
+    std::vector<Bounded> expected = exact(before);
+    const std::vector<Bounded> xs = exact(x);
+    for (std::size_t slot = 0; slot < routes.ids.size(); ++slot) {
+      if (routes.ids[slot] < 0) continue;
+      const auto e = static_cast<std::size_t>(routes.ids[slot]);
+      const auto row = std::span(xs).subspan(slot / 3 * kK, kK);
+      const auto gate = product(row, experts.gate.weights[e], 1, kN, kK, bf16_products());
+      const auto up = product(row, experts.up.weights[e], 1, kN, kK, bf16_products());
+      for (std::size_t j = 0; j < kN; ++j) expected[slot * kN + j] = gated(gate[j], up[j]);
+    }
+    EXPECT_TRUE(within_bounds(hidden.values(), expected));
+  }
+}
+
 // Everybody at one expert: more tokens than any tile holds, and four experts without any.
 TEST_P(FusedMoeTest, AllTokensAtOneExpert) {
   Random random(82);

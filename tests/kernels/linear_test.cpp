@@ -330,6 +330,7 @@ TEST_P(LinearTest, EmbedIsExact) {
 }
 
 TEST_P(LinearTest, EmbedRefusesForeignIds) {
+  if (gpu()) GTEST_SKIP() << "ids are not read on the host";
   Random random(20);
   const PackedGroups table = random_groups(device(), random, quant::WeightFormat::bf16, 1, 10, 8);
   const HostTensor y({1, 8});

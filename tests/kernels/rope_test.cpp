@@ -77,9 +77,9 @@ TEST_P(RopeTest, ColumnsOfAWiderTensor) {
   const HostTensor sin({kMaxPositions, kRope / 2}, table(kRope, sine));
   const std::vector<float> before = random.floats(2 * kHeads * (kNope + kRope));
   const HostTensor q({2, kHeads, kNope + kRope}, before);
-  const std::int32_t positions[] = {7, 49};
+  const std::vector<std::int32_t> positions{7, 49};
   device().table().rope(device().exec(), {.x = q.view().columns(kNope, kNope + kRope),
-                                          .positions = positions,
+                                          .positions = positions.data(),
                                           .cos = cos.view(),
                                           .sin = sin.view()});
   const std::vector<float> after = q.values();
@@ -94,6 +94,7 @@ TEST_P(RopeTest, ColumnsOfAWiderTensor) {
 }
 
 TEST_P(RopeTest, PositionsBeyondTheTableAreABug) {
+  if (gpu()) GTEST_SKIP() << "positions are not read on the host";
   const HostTensor cos({kMaxPositions, 2}, table(4, cosine));
   const HostTensor sin({kMaxPositions, 2}, table(4, sine));
   const HostTensor x({1, 4}, std::vector<float>(4, 1.0F));

@@ -95,7 +95,7 @@ TEST(LmHead, TiedUsesTheEmbeddingTable) {
   std::vector<float> rows(2 * 24, NAN);
   std::vector<float> logits(2 * 20, NAN);
   f.run([&](Context& ctx) {
-    embedding.forward(ctx, ids, view(rows, 2, 24));
+    embedding.forward(ctx, ids.data(), view(rows, 2, 24));
     head.forward(ctx, view(rows, 2, 24), view(logits, 2, 20));
   });
   for (std::int64_t i = 0; i < 24; ++i) {

@@ -52,7 +52,7 @@ class MlaFixture : public LayerFixture {
         config(config_with(q_lora_rank)),
         attention(config),
         rope({.dim = 6, .theta = 100.0}) {
-    rope.build_tables(kMaxLen, device->exec().threads());
+    rope.build_tables(kMaxLen, device->exec());
     const std::int64_t heads = config.num_attention_heads;
     w.q = matrix(heads * config.qk_head_dim(), q_lora_rank > 0 ? q_lora_rank : config.hidden_size);
     w.kv_a = matrix(config.kv_lora_rank + config.qk_rope_head_dim, config.hidden_size);

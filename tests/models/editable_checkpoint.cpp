@@ -1,8 +1,5 @@
 #include "tests/models/editable_checkpoint.h"
 
-#include <unistd.h>
-
-#include <atomic>
 #include <cstring>
 #include <fstream>
 
@@ -14,9 +11,6 @@ namespace nibble::testing {
 namespace fs = std::filesystem;
 
 EditableCheckpoint::EditableCheckpoint(const std::string& name) {
-  static std::atomic<int> counter{0};
-  dir_ = fs::temp_directory_path() /
-         ("nibble_models_test_" + std::to_string(getpid()) + "_" + std::to_string(counter.fetch_add(1)));
   const fs::path source = test_data("golden") / name;
   config = nlohmann::json::parse(std::ifstream(source / "config.json"));
   const SafetensorsReader reader(source / "model.safetensors");
@@ -26,14 +20,8 @@ EditableCheckpoint::EditableCheckpoint(const std::string& name) {
   }
 }
 
-EditableCheckpoint::~EditableCheckpoint() {
-  std::error_code ignored;
-  fs::remove_all(dir_, ignored);
-}
-
 fs::path EditableCheckpoint::write() const {
-  fs::create_directories(dir_);
-  std::ofstream(dir_ / "config.json") << config.dump();
+  std::ofstream(dir_.path() / "config.json") << config.dump();
   nlohmann::json header;
   std::size_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
@@ -44,14 +32,14 @@ fs::path EditableCheckpoint::write() const {
   }
   const std::string text = header.dump();
   const std::uint64_t length = text.size();
-  std::ofstream out(dir_ / "model.safetensors", std::ios::binary);
+  std::ofstream out(dir_.path() / "model.safetensors", std::ios::binary);
   out.write(reinterpret_cast<const char*>(&length), sizeof(length));
   out << text;
   for (const auto& [name, tensor] : tensors) {
     out.write(reinterpret_cast<const char*>(tensor.bytes.data()),
               static_cast<std::streamsize>(tensor.bytes.size()));
   }
-  return dir_;
+  return dir_.path();
 }
 
 void EditableCheckpoint::add_f32(const std::string& name, const std::vector<std::int64_t>& shape,

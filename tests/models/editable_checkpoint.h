@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/test_directory.h"
+
 namespace nibble::testing {
 
 struct EditableTensor {
@@ -22,9 +24,6 @@ class EditableCheckpoint {
  public:
   // Reads tests/data/golden/<name> (a single-file checkpoint). Throws if it cannot.
   explicit EditableCheckpoint(const std::string& name);
-  ~EditableCheckpoint();
-  EditableCheckpoint(const EditableCheckpoint&) = delete;
-  EditableCheckpoint& operator=(const EditableCheckpoint&) = delete;
 
   // Writes config.json and model.safetensors; returns the directory, removed with this object.
   std::filesystem::path write() const;
@@ -36,7 +35,7 @@ class EditableCheckpoint {
   nlohmann::json config;
 
  private:
-  std::filesystem::path dir_;
+  TestDirectory dir_;
 };
 
 }  // namespace nibble::testing

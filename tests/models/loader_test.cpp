@@ -142,6 +142,25 @@ TEST(Loader, ExpertsOfALayerShareAFormat) {
                      HasSubstr("model.layers.1.mlp.experts.0.up_proj.weight"), HasSubstr("fp8")));
 }
 
+// Of experts; those of dense MLPs may differ.
+TEST(Loader, GateAndUpShareAFormat) {
+  EditableCheckpoint checkpoint("v3-tiny-fp8");
+  const auto make_plain = [&](const std::string& name) {
+    EditableTensor& up = checkpoint.tensor(name);
+    up.dtype = "BF16";
+    up.bytes.assign(up.bytes.size() * 2, std::byte{0});
+    checkpoint.tensors.erase(name + "_scale_inv");
+  };
+  make_plain("model.layers.0.mlp.up_proj.weight");
+  EXPECT_TRUE(load(checkpoint).ok());
+  const std::string experts = "model.layers.1.mlp.experts.";
+  for (std::int64_t e = 0; e < checkpoint.config["n_routed_experts"]; ++e)
+    make_plain(experts + std::to_string(e) + ".up_proj.weight");
+  expect_error(checkpoint, ErrorCode::unsupported,
+               AllOf(HasSubstr(experts + "0.gate_proj.weight"), HasSubstr("fp8"),
+                     HasSubstr(experts + "0.up_proj.weight"), HasSubstr("bf16")));
+}
+
 TEST(Loader, AttentionMayHaveAnotherFormat) {
   EditableCheckpoint checkpoint("v3-tiny-fp8");
   EditableTensor& o_proj = checkpoint.tensor(kOProj);
@@ -167,6 +186,21 @@ TEST(Loader, PredictionLayerAndUnusedScalesAreSkippedWithANote) {
   EXPECT_THAT((*model)->info().notes,
               Contains(AllOf(HasSubstr("2 tensors"), HasSubstr("multi-token prediction"))));
   EXPECT_EQ((*model)->info().num_layers, num_layers);
+}
+
+// ModelOpt's, compressed-tensors' and TensorRT-LLM's names; with them and without, the model is the same.
+TEST(Loader, StaticCacheScalesAreIgnoredWithANote) {
+  EditableCheckpoint checkpoint("v3-tiny-fp8");
+  for (const char* name :
+       {"k_proj.k_scale", "v_proj.v_scale", "k_scale", "v_scale", "kv_scale", "kv_cache_scaling_factor"}) {
+    checkpoint.add_f32(std::string("model.layers.0.self_attn.") + name, {}, 0.5F);
+  }
+  const auto model = load(checkpoint);
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_THAT((*model)->info().notes, Contains(AllOf(HasSubstr("6 tensors"), HasSubstr("static cache scales"),
+                                                     HasSubstr("a scale for each token"))));
+  checkpoint.add_f32("model.layers.0.self_attn.q_scale", {}, 0.5F);
+  expect_error(checkpoint, ErrorCode::bad_input, HasSubstr("q_scale"));
 }
 
 TEST(Loader, LayersFarBeyondTheModelAreLeftOver) {

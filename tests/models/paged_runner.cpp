@@ -95,7 +95,7 @@ layers::ForwardBatch PagedRunner::view(const Batch& batch) const {
           .mla_mode = options_.mla_mode};
 }
 
-void PagedRunner::run(const Step& step, layers::TraceSink* trace) {
+void PagedRunner::run(const Step& step, layers::TraceSink* trace, layers::InputSink* inputs) {
   const Batch batch = build(step);
   const layers::CacheView cache{.tensors = cache_tensors_,
                                 .page_size = options_.page_size,
@@ -108,7 +108,7 @@ void PagedRunner::run(const Step& step, layers::TraceSink* trace) {
   Arena counter;
   const kernels::KernelTable counting = kernels::counting_kernels();
   layers::Context count_ctx{
-      .table = counting, .exec = device_.exec(), .arena = counter, .comm = comm::single()};
+      .table = counting, .exec = device_.exec(), .arena = counter, .comm = comm::single(), .inputs = inputs};
   model_.forward(count_ctx, view(batch), cache, logits_view);
 
   // Exactly what was counted, full of NaN: too small a count or a read of what was not written shows.
@@ -120,7 +120,8 @@ void PagedRunner::run(const Step& step, layers::TraceSink* trace) {
                       .exec = device_.exec(),
                       .arena = arena,
                       .comm = comm::single(),
-                      .trace = trace};
+                      .trace = trace,
+                      .inputs = inputs};
   model_.forward(ctx, view(batch), cache, logits_view);
 
   std::int64_t row = 0;

@@ -51,7 +51,7 @@ class PagedRunner {
               std::vector<std::vector<std::int32_t>> sequences, const Options& options);
 
   // Runs one forward and appends the logits of all its tokens to their sequences.
-  void run(const Step& step, layers::TraceSink* trace = nullptr);
+  void run(const Step& step, layers::TraceSink* trace = nullptr, layers::InputSink* inputs = nullptr);
   // Appends a token to sequence `seq`.
   void append(std::int32_t seq, std::int32_t token) { sequence(seq).tokens.push_back(token); }
 

@@ -3,17 +3,17 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <fstream>
 
 #include "formats/checkpoint.h"
 #include "models/checkpoint_shape.h"
 #include "quant/encode/encode.h"
-#include "quant/int_layouts.h"
+#include "tests/models/decoded_matrix.h"
 #include "tests/models/editable_checkpoint.h"
 #include "tests/support/compare.h"
 #include "tests/support/paths.h"
+#include "tests/support/test_directory.h"
 
 namespace nibble::testing {
 namespace {
@@ -25,16 +25,6 @@ using ::testing::HasSubstr;
 
 class Quantize : public ::testing::Test {
  protected:
-  Quantize() {
-    std::string name = (fs::temp_directory_path() / "nibble-quantize-XXXXXX").native();
-    EXPECT_NE(mkdtemp(name.data()), nullptr);
-    dir_ = name;
-  }
-  ~Quantize() override {
-    std::error_code ignored;
-    fs::remove_all(dir_, ignored);
-  }
-
   [[nodiscard]] QuantizeOptions options(const std::string& model, const std::string& format) const {
     return {.source = test_data("golden") / model,
             .destination = dir_ / format,
@@ -42,15 +32,9 @@ class Quantize : public ::testing::Test {
             .num_threads = 2};
   }
 
-  fs::path dir_;
+  const TestDirectory temporary_;
+  const fs::path& dir_ = temporary_.path();
 };
-
-std::vector<float> decode(const MatrixView& matrix) {
-  quant::RowBuffer buffer;
-  std::vector<float> values(static_cast<std::size_t>(matrix.n * matrix.k));
-  quant::dequantize_rows(quant::canonical_rows(matrix, 0, matrix.n, buffer), 0, matrix.n, values.data());
-  return values;
-}
 
 const Binding* find(const models::CheckpointShape& shape, const std::string& name) {
   for (const Binding& binding : shape.bound.bindings) {
@@ -62,7 +46,7 @@ const Binding* find(const models::CheckpointShape& shape, const std::string& nam
 // The source's values through the encoder.
 std::vector<float> encoded(const models::CheckpointShape& source, const Binding& binding,
                            quant::EncodeOptions options) {
-  const std::vector<float> values = decode(binding.matrix);
+  const std::vector<float> values = decoded(binding.matrix);
   if (options.format == quant::WeightFormat::nvfp4) {
     float amax = quant::abs_max(values);
     std::string partner = binding.spec->name;
@@ -71,12 +55,12 @@ std::vector<float> encoded(const models::CheckpointShape& source, const Binding&
     } else if (const std::size_t up = partner.find("up_proj"); up != std::string::npos) {
       partner.replace(up, 7, "gate_proj");
     }
-    amax = std::max(amax, quant::abs_max(decode(find(source, partner)->matrix)));
+    amax = std::max(amax, quant::abs_max(decoded(find(source, partner)->matrix)));
     options.global_scale = quant::nvfp4_global_scale(amax);
   }
   auto matrix = quant::EncodedMatrix::allocate(binding.matrix.n, binding.matrix.k, options).value();
   quant::encode_rows(values.data(), 0, binding.matrix.n, matrix);
-  return decode(matrix.view());
+  return decoded(matrix.view());
 }
 
 class QuantizeFormats : public Quantize, public ::testing::WithParamInterface<const char*> {};
@@ -98,10 +82,10 @@ TEST_P(QuantizeFormats, ReadBackAsEncoded) {
       ASSERT_EQ(quant::format_name(binding.matrix.format), format) << binding.spec->name;
       const std::vector<float> want =
           original->matrix.format == binding.matrix.format
-              ? decode(original->matrix)
+              ? decoded(original->matrix)
               : encoded(*source, *original,
                         {.format = *quant::format_from_name(format), .scales = quant::ScaleRule::searched});
-      EXPECT_TRUE(same_floats(decode(binding.matrix), want)) << binding.spec->name;
+      EXPECT_TRUE(same_floats(decoded(binding.matrix), want)) << binding.spec->name;
       ++compared;
     }
     EXPECT_GT(compared, 10);

@@ -126,14 +126,13 @@ TEST(Requantize, SameBytesAndErrorOnAnyNumberOfThreads) {
     for (const int num_threads : {1, 2, 5}) {
       ThreadPool threads(num_threads);
       EncodedMatrix actual = EncodedMatrix::allocate(w.n, w.k, options).value();
-      const EncodeError error = requantize(view_of(w), actual, threads);
+      const EncodeError error = requantize(view_of(w), actual, "m", threads).value();
       EXPECT_TRUE(std::ranges::equal(actual.codes(), expected.codes()));
       EXPECT_TRUE(std::ranges::equal(actual.scales(), expected.scales()));
       EXPECT_TRUE(std::ranges::equal(actual.zeros(), expected.zeros()));
       EXPECT_NEAR(error.squared_error, expected_error, 1e-6 * expected_error);
-      EncodedMatrix unmeasured = EncodedMatrix::allocate(w.n, w.k, options).value();
-      requantize_unmeasured(view_of(w), unmeasured, threads);
-      EXPECT_TRUE(std::ranges::equal(unmeasured.codes(), expected.codes()));
+      const EncodeError again = measure_error(view_of(w), actual.view(), threads);
+      EXPECT_EQ(again.squared_error, error.squared_error);
     }
   }
 }
@@ -165,13 +164,27 @@ TEST(Requantize, Fp8ToMxfp4GoesThroughFloat32) {
   const EncodedMatrix fp8 = encode(w, {.format = WeightFormat::fp8});
   ThreadPool threads(2);
   EncodedMatrix actual = EncodedMatrix::allocate(w.n, w.k, {.format = WeightFormat::mxfp4}).value();
-  requantize_unmeasured(fp8.view(), actual, threads);
+  ASSERT_TRUE(requantize(fp8.view(), actual, "m", threads).ok());
+  EXPECT_EQ(decode_matrix(fp8.view(), threads), decode(fp8));
   Weights decoded = w;
   decoded.values = decode(fp8);
   const EncodedMatrix expected = encode(decoded, {.format = WeightFormat::mxfp4});
   EXPECT_TRUE(std::ranges::equal(actual.codes(), expected.codes()));
   EXPECT_TRUE(std::ranges::equal(actual.scales(), expected.scales()));
   EXPECT_EQ(abs_max(fp8.view(), threads), decoded.amax());
+}
+
+TEST(Requantize, NamesWhatIsNotFinite) {
+  Weights w = weight_cases(50, 64)[0];
+  w.values[31 * 64 + 7] = std::numeric_limits<float>::infinity();
+  ThreadPool threads(2);
+  EncodedMatrix out = EncodedMatrix::allocate(w.n, w.k, {.format = WeightFormat::mxfp4}).value();
+  const auto error = requantize(view_of(w), out, "the matrix", threads);
+  ASSERT_FALSE(error.ok());
+  EXPECT_EQ(error.error().code, ErrorCode::bad_input);
+  for (const char* word : {"the matrix", "row 31", "column 7"}) {
+    EXPECT_NE(error.error().message.find(word), std::string::npos) << error.error().message;
+  }
 }
 
 TEST(Requantize, AbsMaxSeesNan) {

@@ -54,7 +54,10 @@ class BenchCommand final : public Command {
     }
     NIB_TRY(const std::unique_ptr<Llm> llm, load_model(llm_options, common_));
     NIB_TRY(const BenchStamp stamp, make_stamp(*llm, llm_options, arguments()));
-    plan.measure = [&] { return measure_limits(stamp.threads, llm_options.isa); };
+    const bool on_gpu = stamp.model.device.starts_with("CUDA");
+    plan.measure = [&, on_gpu] {
+      return on_gpu ? measure_gpu_limits() : measure_limits(stamp.threads, llm_options.isa);
+    };
     NIB_TRY(const std::vector<BenchResult> results, measure(*llm, plan));
     return print(report(stamp, results, common_.json ? "json" : output_));
   }

@@ -42,6 +42,7 @@ constexpr std::array kCommands{
     CommandInfo{"quantize", "Write a checkpoint in another number format",
                 "nibble quantize DIR OUT --format mxfp4\n"
                 "nibble quantize DIR OUT --format fp8 --experts nvfp4 --exclude 'model.layers.0.*'\n"
+                "nibble quantize DIR OUT --format gptq --calibration train.txt --act-order\n"
                 "nibble quantize FP8_DIR OUT --format bf16\n"
                 "nibble quantize DIR OUT --format mxfp4 --overwrite --json\n",
                 &make_quantize},

@@ -120,6 +120,11 @@ class DoctorCommand final : public Command {
     text += fmt::format("measured: memory read {:.1f} GB/s, fp32 {:.1f} GFLOP/s, bf16 {}, int8 {}\n\n",
                         limits.read_gb_s, limits.fp32_gflops, or_none(limits.bf16_gflops, "GFLOP/s"),
                         or_none(limits.int8_gops, "GOP/s"));
+    if (!info.cuda_devices.empty()) {
+      const MachineLimits gpu = measure_gpu_limits();
+      text += fmt::format("GPU: memory read {:.0f} GB/s, bf16 {:.0f} TFLOP/s\n\n", gpu.read_gb_s,
+                          gpu.bf16_gflops / 1e3);
+    }
     for (const Check& check : checks) {
       text += fmt::format("[{}] {:<23} {}\n", check.good ? "ok" : "!!", check.name, check.found);
       if (!check.good) text += fmt::format("     {}\n", check.hint);

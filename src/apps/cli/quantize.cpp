@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 
 #include "cli/command.h"
@@ -14,12 +15,16 @@
 #include "cli/progress.h"
 #include "cli/signals.h"
 #include "nibble/quantize.h"
+#include "nibble/tokenizer.h"
 
 namespace nibble::cli {
 
 namespace {
 
 constexpr std::int32_t kMaxShardMib = 1 << 20;
+constexpr std::int32_t kMaxCalibrationTokens = 1 << 26;
+constexpr std::size_t kMaxCalibrationBytes = std::size_t{256} << 20;
+constexpr std::int32_t kMaxGroup = 1 << 20;
 
 std::uint64_t peak_memory() {
   rusage usage{};
@@ -38,8 +43,9 @@ class QuantizeCommand final : public Command {
         "Replace the checkpoint in DST instead of refusing it or going on with an interrupted run");
     options.add_integer("--max-shard-size", shard_mib_, 1, kMaxShardMib, "MiB of tensors of a weight file");
     options.heading("Formats");
-    options.add_text("--format", quantize_.format, "FORMAT",
-                     "Of the projections: mxfp4, nvfp4, fp8, int8, int4, bf16, f16, f32; auto: as stored");
+    options.add_text(
+        "--format", quantize_.format, "FORMAT",
+        "Of the projections: mxfp4, nvfp4, fp8, int8, int4, gptq, bf16, f16, f32; auto: as stored");
     options.add_text("--attn", quantize_.attn, "FORMAT", "Of attention, in place of --format");
     options.add_text("--mlp", quantize_.mlp, "FORMAT", "Of dense and shared MLPs");
     options.add_text("--experts", quantize_.experts, "FORMAT", "Of routed experts");
@@ -48,6 +54,20 @@ class QuantizeCommand final : public Command {
                            "Module or glob that stays as stored; may be given several times");
     options.add_choice("--scales", scales_, {"searched", "plain"},
                        "Scales of least squared error, or the format's rule (faster)");
+    GptqSettings& gptq = quantize_.gptq;
+    options.heading("Format gptq");
+    options.add_path("--calibration", calibration_, "Text file to run through the model; UTF-8");
+    options.add_integer("--calibration-tokens", calibration_tokens_, 1, kMaxCalibrationTokens,
+                        "Tokens of it, from its start");
+    options.add_integer("--calibration-window", gptq.window, 1, kMaxCalibrationTokens,
+                        "Tokens that see each other; the model's positions if they are fewer");
+    options.add_choice("--bits", bits_, {"4", "8"}, "Of a code");
+    options.add_integer("--group-size", group_size_, -1, kMaxGroup,
+                        "Inputs that share a scale: a multiple of 32; -1 for one scale per row");
+    options.add_flag("--act-order", gptq.act_order, "Inputs that matter most first (desc_act)");
+    options.add_flag("--zero-points", gptq.zero_points, "Asymmetric groups");
+    options.add_number("--damp", damp_, 1e-6F, 1.0F,
+                       "Part of the Hessian's mean diagonal that is added to it");
     add_common_options(options, common_, "Print one JSON object");
   }
 
@@ -58,6 +78,7 @@ class QuantizeCommand final : public Command {
     if (common_.device == "cuda") {
       return unsupported("quantize computes on the CPU (--device cuda); leave --device out");
     }
+    NIB_TRY_STATUS(read_gptq());
     quantize_.search_scales = scales_ == "searched";
     quantize_.num_threads = common_.threads;
     quantize_.max_shard_bytes = static_cast<std::uint64_t>(shard_mib_) << 20;
@@ -68,6 +89,25 @@ class QuantizeCommand final : public Command {
   }
 
  private:
+  // The library takes tokens: text is a matter of the source's tokenizer.
+  Status read_gptq() {
+    GptqSettings& gptq = quantize_.gptq;
+    gptq.bits = bits_ == "8" ? 8 : 4;
+    gptq.group_size = group_size_;
+    gptq.damp_percent = std::round(static_cast<double>(damp_) * 1e6) / 1e6;  // as it was written
+    if (calibration_.empty()) return {};
+    NIB_TRY(const std::string text, read_file(calibration_, kMaxCalibrationBytes));
+    NIB_TRY(const Tokenizer tokenizer, Tokenizer::load(quantize_.source));
+    auto tokens = tokenizer.encode(text);
+    if (!tokens.ok()) return std::move(tokens).error().with_context(printable(calibration_.native()));
+    gptq.calibration = std::move(tokens).value();
+    if (gptq.calibration.empty())
+      return bad_input(printable(calibration_.native()) + ": no text to calibrate with");
+    const auto wanted = static_cast<std::size_t>(calibration_tokens_);
+    if (gptq.calibration.size() > wanted) gptq.calibration.resize(wanted);
+    return {};
+  }
+
   Result<QuantizeReport> quantize() const {
     const InterruptScope scope(nullptr);
     Progress progress(common_.progress);
@@ -84,7 +124,7 @@ class QuantizeCommand final : public Command {
                           report.files.size());
     }
     text +=
-        fmt::format("{:.1f} s, {:.0f} MB/s of source, peak memory {}\n", seconds,
+        fmt::format("{:.1f} s, {:.1f} MB/s of source, peak memory {}\n", seconds,
                     static_cast<double>(report.source_bytes) / 1e6 / seconds, format_bytes(peak_memory()));
     for (const std::string& note : report.notes) text += fmt::format("note: {}\n", printable(note));
     return print(text);
@@ -103,6 +143,11 @@ class QuantizeCommand final : public Command {
   QuantizeOptions quantize_;
   CommonOptions common_;
   std::string scales_ = "searched";
+  std::filesystem::path calibration_;
+  std::int32_t calibration_tokens_ = 1 << 16;
+  std::int32_t group_size_ = 128;
+  std::string bits_ = "4";
+  float damp_ = 0.01F;
   std::int32_t shard_mib_ = 5 << 10;
 };
 

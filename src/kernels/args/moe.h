@@ -41,6 +41,16 @@ struct FusedMoeArgs {
   const Weight& up;    // [experts][n, k]
   const Weight& down;  // [experts][k, n]
   TensorView y;        // [m, k] f32
+  // [m * topk, n] f32, contiguous, or rank 0 = not wanted: the hidden values of each token's experts
+  // before they are quantised, for calibration.
+  TensorView hidden{};
 };
+
+// The row of args.hidden for this expert of a token, which has it.
+inline float* hidden_row(const FusedMoeArgs& args, std::int64_t token, std::int32_t expert) {
+  std::int64_t slot = token * args.topk;
+  while (args.topk_ids[slot] != expert) ++slot;
+  return args.hidden.f32() + slot * args.gate.shape.n;
+}
 
 }  // namespace nibble::kernels

@@ -52,6 +52,10 @@ class CpuDevice final : public Device {
   [[nodiscard]] const KernelTable& table() const override { return table_; }
   [[nodiscard]] Exec& exec() override { return exec_; }
 
+  [[nodiscard]] std::string operand_name() const override {
+    return fmt::format("{} ({})", isa_ == CpuIsa::avx512_bf16 ? "bf16" : "f32", isa_name(isa_));
+  }
+
   [[nodiscard]] std::size_t weight_bytes(const WeightShape& shape) const override {
     const PanelLayout l = panel_layout(shape);
     return static_cast<std::size_t>(shape.num_groups * (l.group_code_bytes + l.group_scale_bytes));

@@ -151,6 +151,13 @@ void fused_moe(const Tier& tier, Exec& exec, const FusedMoeArgs& args) {
     }
   });
 
+  if (args.hidden.rank != 0) {
+    for (std::int64_t r = 0; r < routing.num_runs; ++r) {
+      const ExpertRun& run = routing.runs[r];
+      for (std::int64_t i = run.begin; i < run.begin + run.count; ++i)
+        std::copy_n(gate_out + i * h_stride, up_shape.n, hidden_row(args, routing.tokens[i], run.expert));
+    }
+  }
   if (down_shape.activations != quant::ActivationFormat::none) {
     threads.parallel_for(routing.num_assignments, [&](std::int64_t i, int) {
       float* row = gate_out + i * h_stride;

@@ -113,6 +113,14 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args) {
     const std::int64_t end = std::min(w.n, begin + kRowsPerTask);
     if (is_used(e)) hidden_rows(args, scratch, e, begin, end, scratch.rows + thread * row_floats);
   });
+  if (args.hidden.rank != 0) {
+    for (std::int64_t e = 0; e < num_experts; ++e) {
+      for (std::int64_t pair = scratch.pairs.begins[e]; pair < scratch.pairs.begins[e + 1]; ++pair) {
+        std::copy_n(scratch.hidden + pair * w.n, w.n,
+                    hidden_row(args, scratch.pairs.tokens[pair], static_cast<std::int32_t>(e)));
+      }
+    }
+  }
   exec.threads().parallel_for(scratch.pairs.begins[num_experts], [&](std::int64_t pair, int) {
     float* hidden = scratch.hidden + pair * w.n;
     quant::quantize_dequantize(args.down.shape.activations, hidden, w.n, hidden);

@@ -61,11 +61,21 @@ DeepseekMla::DeepseekMla(const formats::HfConfig& config, const layers::RouterCo
 void DeepseekMla::forward(layers::Context& ctx, const layers::ForwardBatch& batch,
                           const layers::CacheView& cache, TensorView logits) const {
   const ArenaScope scope(ctx.arena);
-  const TensorView hidden = ctx.arena.tensor(DType::f32, {batch.num_tokens(), embed_tokens_.table().shape.k});
-  embed_tokens_.forward(ctx, batch.token_ids, hidden);
+  const TensorView hidden = ctx.arena.tensor(DType::f32, {batch.num_tokens(), hidden_size()});
+  embed(ctx, batch, hidden);
   if (ctx.trace != nullptr) ctx.trace->record("hidden_states", -1, hidden);
-  for (const DecoderLayer& layer : layers_) layer.forward(ctx, batch, rope_, cache, hidden);
+  for (std::int32_t i = 0; i < info_.num_layers; ++i) forward_layer(ctx, batch, cache, i, hidden);
   write_logits(ctx, batch, hidden, logits);
+}
+
+void DeepseekMla::embed(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden) const {
+  embed_tokens_.forward(ctx, batch.arrays().token_ids, hidden);
+}
+
+void DeepseekMla::forward_layer(layers::Context& ctx, const layers::ForwardBatch& batch,
+                                const layers::CacheView& cache, std::int32_t layer_idx,
+                                TensorView hidden) const {
+  layers_[static_cast<std::size_t>(layer_idx)].forward(ctx, batch, rope_, cache, hidden);
 }
 
 void DeepseekMla::write_logits(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden,

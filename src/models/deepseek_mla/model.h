@@ -37,10 +37,12 @@ class DeepseekMla final : public LoadableModel {
 
   [[nodiscard]] std::vector<WeightSpec> weight_specs() override;
   void settle_costs(const std::vector<WeightSpec>& specs, const WeightBytes& bytes_of) override;
-  void build_tables(ThreadPool& threads) override {
-    rope_.build_tables(info_.max_position_embeddings, threads);
-  }
+  void build_tables(kernels::Exec& exec) override { rope_.build_tables(info_.max_position_embeddings, exec); }
   [[nodiscard]] ModelInfo& mutable_info() override { return info_; }
+  [[nodiscard]] std::int64_t hidden_size() const override { return embed_tokens_.table().shape.k; }
+  void embed(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden) const override;
+  void forward_layer(layers::Context& ctx, const layers::ForwardBatch& batch, const layers::CacheView& cache,
+                     std::int32_t layer_idx, TensorView hidden) const override;
 
  private:
   void write_logits(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden,

@@ -14,6 +14,9 @@ Moe::Moe(const MoeConfig& config)
 
 void Moe::forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView hidden) const {
   const ArenaScope scope(ctx.arena);
+  const std::int64_t topk = gate_.config().num_experts_per_tok;
+  const Routes routes{.topk_ids = ctx.arena.tensor(DType::i32, {x.dim(0), topk}),
+                      .topk_weights = ctx.arena.tensor(DType::f32, {x.dim(0), topk})};
   const quant::ActivationFormat shared =
       shared_experts_ ? shared_experts_->activations() : quant::ActivationFormat::none;
   const layers::QuantizedInput input(ctx, x, {experts_.activations(), shared});
@@ -22,27 +25,23 @@ void Moe::forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x
     // the residual once more.
     NIB_CHECK(ctx.comm.size() == 1, "a layer without shared experts runs on one rank, not {}",
               ctx.comm.size());
-    return route_add(ctx, layer_idx, x, input, hidden);
+    route(ctx, layer_idx, x, routes);
+    return experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, hidden);
   }
   const TensorView out = ctx.arena.tensor(DType::f32, {x.dim(0), x.dim(1)});
-  shared_experts_->forward(ctx, input, out);
-  route_add(ctx, layer_idx, x, input, out);
+  const auto run_shared_experts = [&] { shared_experts_->forward(ctx, input, out); };
+  const auto choose_experts = [&] { route(ctx, layer_idx, x, routes); };
+  ctx.run_concurrently(run_shared_experts, choose_experts);
+  experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, out);
   ctx.comm.all_reduce_sum(out);
   ctx.table.add(ctx.exec, {.x = hidden, .y = out});
 }
 
-void Moe::route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
-                    const layers::QuantizedInput& input, TensorView out) const {
-  const ArenaScope scope(ctx.arena);
-  const std::int64_t topk = gate_.config().num_experts_per_tok;
-  const TensorView topk_ids = ctx.arena.tensor(DType::i32, {x.dim(0), topk});
-  const TensorView topk_weights = ctx.arena.tensor(DType::f32, {x.dim(0), topk});
-  gate_.forward(ctx, x, topk_ids, topk_weights);
-  if (ctx.trace != nullptr) {
-    ctx.trace->record("topk_ids", layer_idx, topk_ids);
-    ctx.trace->record("topk_weights", layer_idx, topk_weights);
-  }
-  experts_.forward_add(ctx, input, topk_ids, topk_weights, out);
+void Moe::route(layers::Context& ctx, std::int32_t layer_idx, TensorView x, const Routes& routes) const {
+  gate_.forward(ctx, x, routes.topk_ids, routes.topk_weights);
+  if (ctx.trace == nullptr) return;
+  ctx.trace->record("topk_ids", layer_idx, routes.topk_ids);
+  ctx.trace->record("topk_weights", layer_idx, routes.topk_weights);
 }
 
 void Moe::append_specs(std::vector<WeightSpec>& specs, const std::string& prefix) {

@@ -30,10 +30,11 @@ class Moe {
   void append_specs(std::vector<WeightSpec>& specs, const std::string& prefix);
 
  private:
-  // out += routed experts of x.
-  // x as it is for the router, `input` for the experts.
-  void route_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
-                 const layers::QuantizedInput& input, TensorView out) const;
+  struct Routes {
+    TensorView topk_ids;      // [m, topk] i32
+    TensorView topk_weights;  // [m, topk] f32
+  };
+  void route(layers::Context& ctx, std::int32_t layer_idx, TensorView x, const Routes& routes) const;
 
   layers::Router gate_;
   layers::FusedMoe experts_;

@@ -14,7 +14,8 @@ using quant::WeightFormat;
 
 bool is_plain(WeightFormat format) { return quant::format_row(format).group_k == 0; }
 
-// How a method names all layers of a kind; FP8 has no patterns, `other` has too few layers to need any.
+// How a method names all layers of a kind; GPTQ does it as compressed-tensors, FP8 has no patterns, `other`
+// has too few layers to need any.
 struct KindPattern {
   LayerKind kind;
   QuantMethod method;
@@ -42,6 +43,7 @@ QuantMethod method_of(const std::vector<WeightFormat>& quantized) {
 
 std::string mtp_name(std::int64_t layer, QuantMethod method) {
   switch (method) {
+    case QuantMethod::gptq:
     case QuantMethod::compressed_tensors: return fmt::format("re:model\\.layers\\.{}\\..*", layer);
     case QuantMethod::modelopt: return fmt::format("model.layers.{}.*", layer);
     default: return fmt::format("model.layers.{}", layer);
@@ -71,6 +73,7 @@ namespace {
 
 // Appends `kind`'s patterns in this method; false if it has none.
 bool add_patterns(LayerKind kind, QuantMethod method, std::vector<std::string>& names) {
+  if (method == QuantMethod::gptq) method = QuantMethod::compressed_tensors;
   bool found = false;
   for (const KindPattern& row : kKindPatterns) {
     if (row.kind != kind || row.method != method) continue;
@@ -110,9 +113,11 @@ std::vector<std::string> LayerFormats::plain_names(QuantMethod method) const {
   return names;
 }
 
-formats::QuantizationClaim LayerFormats::claim(const formats::HfConfig& source, bool has_mtp) const {
+formats::QuantizationClaim LayerFormats::claim(const formats::HfConfig& source, bool has_mtp,
+                                               const std::optional<formats::GptqClaim>& gptq) const {
   const std::vector<WeightFormat> quantized = quantized_formats();
-  formats::QuantizationClaim claim{.method = method_of(quantized)};
+  formats::QuantizationClaim claim{.method = gptq ? QuantMethod::gptq : method_of(quantized)};
+  if (gptq) claim.gptq = *gptq;
   if (claim.method == QuantMethod::none) return claim;
   for (const WeightFormat format : quantized) {
     formats::QuantizedGroup group{.format = format, .targets = {"Linear"}};

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,10 @@ class LayerFormats {
 
   // One quantised format takes its own method, several take compressed-tensors' "mixed-precision". The
   // multi-token prediction layers are listed as unquantised where they are.
-  [[nodiscard]] formats::QuantizationClaim claim(const formats::HfConfig& source, bool has_mtp) const;
+  // With `gptq`, all quantised layers are GPTQ's.
+  [[nodiscard]] formats::QuantizationClaim claim(const formats::HfConfig& source, bool has_mtp,
+                                                 const std::optional<formats::GptqClaim>& gptq) const;
+  [[nodiscard]] std::vector<quant::WeightFormat> quantized_formats() const;
 
  private:
   struct Layer {
@@ -28,7 +32,6 @@ class LayerFormats {
     quant::WeightFormat format;
   };
 
-  [[nodiscard]] std::vector<quant::WeightFormat> quantized_formats() const;
   // The layers of a format as one pattern per kind where that is true, else one by one.
   [[nodiscard]] std::vector<std::string> names_of(quant::WeightFormat format,
                                                   formats::QuantMethod method) const;

@@ -149,18 +149,13 @@ Status write_small_files(const QuantizeOptions& options, const QuantizePlan& pla
 }
 
 Status write_report(const QuantizeOptions& options, const QuantizeReport& report) {
-  const Json head{{"format", options.format},
-                  {"attn", options.attn},
-                  {"mlp", options.mlp},
-                  {"experts", options.experts},
-                  {"other", options.other},
-                  {"exclude", options.exclude},
-                  {"scales", options.search_scales ? "searched" : "plain"},
-                  {"files", report.files},
-                  {"source_bytes", report.source_bytes},
-                  {"bytes", report.bytes},
-                  {"num_quantized", report.num_quantized},
-                  {"relative_rms_error", report.relative_rms_error}};
+  Json head = Json::parse(options_json(options));
+  head.update({{"files", report.files},
+               {"source_bytes", report.source_bytes},
+               {"bytes", report.bytes},
+               {"num_quantized", report.num_quantized},
+               {"relative_rms_error", report.relative_rms_error},
+               {"notes", report.notes}});
   std::string text = head.dump(2, ' ', false, Json::error_handler_t::replace);
   text.resize(text.rfind('\n'));  // its closing brace comes after the tensors
   text += ",\n  \"tensors\": [";

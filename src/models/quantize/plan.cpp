@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 #include "core/quote.h"
 #include "models/gate_up_partner.h"
 #include "models/quantize/claim.h"
+#include "quant/int_packing.h"
 
 namespace nibble::models {
 namespace {
@@ -21,9 +23,27 @@ using quant::MatrixView;
 using quant::WeightFormat;
 using Action = QuantizeItem::Action;
 
+constexpr std::string_view kGptq = "gptq";
+
+bool wants_gptq(const QuantizeOptions& options, LayerKind kind) {
+  const auto chosen = [&](const std::string& own) { return (own.empty() ? options.format : own) == kGptq; };
+  switch (kind) {
+    case LayerKind::attn: return chosen(options.attn);
+    case LayerKind::mlp: return chosen(options.mlp);
+    case LayerKind::experts: return chosen(options.experts);
+    case LayerKind::other: return false;
+  }
+  return false;
+}
+
+bool wants_gptq(const QuantizeOptions& options) {
+  return wants_gptq(options, LayerKind::attn) || wants_gptq(options, LayerKind::mlp) ||
+         wants_gptq(options, LayerKind::experts);
+}
+
 // Activations are quantised while running; the file says nothing about them.
 Status check_scheme(std::string_view option, const std::string& name) {
-  if (name.empty() || name == "auto") return {};
+  if (name.empty() || name == "auto" || name == kGptq) return {};
   NIB_TRY(const quant::Scheme scheme, quant::find_scheme(name));
   if (scheme.activations == quant::ActivationFormat::none) return {};
   return unsupported(fmt::format(
@@ -32,12 +52,41 @@ Status check_scheme(std::string_view option, const std::string& name) {
       option, name, quant::format_name(scheme.weights), name));
 }
 
+Status check_gptq(const QuantizeOptions& options) {
+  const GptqSettings& gptq = options.gptq;
+  if (options.other == kGptq) {
+    return unsupported(
+        "--other gptq: GPTQ quantises the projections of attention, MLPs and experts; leave embedding and "
+        "head "
+        "as they are");
+  }
+  if (!wants_gptq(options)) {
+    return gptq.calibration.empty() ? Status() : bad_input("a calibration text is for --format gptq only");
+  }
+  if (gptq.calibration.empty())
+    return bad_input("format gptq needs a calibration text (--calibration); name a text file");
+  if (gptq.bits != 4 && gptq.bits != 8)
+    return unsupported(fmt::format("gptq with {} bits; supported: 4, 8", gptq.bits));
+  if (gptq.group_size != quant::kWholeRow && (gptq.group_size <= 0 || gptq.group_size % 32 != 0)) {
+    return bad_input(
+        fmt::format("gptq with groups of {}; expected a multiple of 32, or {} for one scale per row",
+                    gptq.group_size, quant::kWholeRow));
+  }
+  if (gptq.window < 1) return bad_input(fmt::format("a calibration window of {} tokens", gptq.window));
+  if (!(gptq.damp_percent > 0.0 && gptq.damp_percent <= 1.0)) {
+    return bad_input(
+        fmt::format("gptq with a damping of {}; expected a part from above 0 to 1", gptq.damp_percent));
+  }
+  return {};
+}
+
 Status check_options(const QuantizeOptions& options) {
   NIB_TRY_STATUS(check_scheme("--format", options.format));
   NIB_TRY_STATUS(check_scheme("--attn", options.attn));
   NIB_TRY_STATUS(check_scheme("--mlp", options.mlp));
   NIB_TRY_STATUS(check_scheme("--experts", options.experts));
   NIB_TRY_STATUS(check_scheme("--other", options.other));
+  NIB_TRY_STATUS(check_gptq(options));
   const auto as_stored = [](const std::string& name) { return name.empty() || name == "auto"; };
   if (as_stored(options.format) && as_stored(options.attn) && as_stored(options.mlp) &&
       as_stored(options.experts) && as_stored(options.other)) {
@@ -46,11 +95,15 @@ Status check_options(const QuantizeOptions& options) {
   return {};
 }
 
+// GPTQ is a way to find integers, not a format of its own.
 Result<QuantConfig> quant_config(const QuantizeOptions& options) {
-  return QuantConfig::resolve({.quantization = options.format,
-                               .attn = options.attn,
-                               .mlp = options.mlp,
-                               .experts = options.experts,
+  const auto stored = [&](const std::string& name) {
+    return name == kGptq ? std::string(options.gptq.bits == 8 ? "int8" : "int4") : name;
+  };
+  return QuantConfig::resolve({.quantization = stored(options.format),
+                               .attn = stored(options.attn),
+                               .mlp = stored(options.mlp),
+                               .experts = stored(options.experts),
                                .other = options.other,
                                .search_scales = options.search_scales,
                                .exclude = options.exclude});
@@ -100,7 +153,8 @@ class Planner {
     for (const Binding& binding : plan_.shape.bound.bindings) {
       if (binding.spec->is_matrix()) layers_.add(*binding.spec, final_format(binding));
     }
-    plan_.claim = layers_.claim(checkpoint_.config(), has_mtp());
+    NIB_TRY_STATUS(check_one_gptq());
+    plan_.claim = layers_.claim(checkpoint_.config(), has_mtp(), gptq_claim());
     for (const Binding& binding : plan_.shape.bound.bindings) NIB_TRY_STATUS(add_binding(binding));
     NIB_TRY_STATUS(add_ignored());
     sort_items();
@@ -112,6 +166,34 @@ class Planner {
  private:
   static WeightFormat final_format(const Binding& binding) {
     return binding.encode ? binding.spec->blocks.front().weight->shape.format : binding.matrix.format;
+  }
+
+  [[nodiscard]] std::optional<formats::GptqClaim> gptq_claim() const {
+    if (!wants_gptq(options_)) return std::nullopt;
+    const GptqSettings& gptq = options_.gptq;
+    return formats::GptqClaim{.bits = gptq.bits,
+                              .group_size = gptq.group_size,
+                              .zero_points = gptq.zero_points,
+                              .act_order = gptq.act_order,
+                              .damp_percent = gptq.damp_percent};
+  }
+
+  [[nodiscard]] bool is_gptq(const Binding& binding) const {
+    return binding.encode && wants_gptq(options_, binding.spec->kind);
+  }
+
+  // A GPTQ configuration has room for nothing else that is quantised.
+  Status check_one_gptq() const {
+    if (!wants_gptq(options_)) return {};
+    for (const Binding& binding : plan_.shape.bound.bindings) {
+      if (!binding.spec->is_matrix() || is_plain(final_format(binding)) || is_gptq(binding)) continue;
+      return refuse(
+          binding.spec->name,
+          fmt::format("would be {} beside layers in gptq, which no configuration can express; choose "
+                      "bf16 for it",
+                      quant::format_name(final_format(binding))));
+    }
+    return {};
   }
 
   [[nodiscard]] bool has_mtp() const {
@@ -142,7 +224,9 @@ class Planner {
                       .name = binding.spec->name,
                       .matrix = binding.matrix,
                       .tensors = binding.tensors};
-    if (binding.encode) {
+    if (is_gptq(binding)) {
+      NIB_TRY_STATUS(settle_gptq(binding, item));
+    } else if (binding.encode) {
       const kernels::WeightShape& wanted = binding.spec->blocks.front().weight->shape;
       // As WeightPacker does it while loading: the same rows through the same encoder.
       item.options = {.format = wanted.format,
@@ -160,6 +244,34 @@ class Planner {
     }
     plan_.items.push_back(std::move(item));
     return {};
+  }
+
+  Status settle_gptq(const Binding& binding, QuantizeItem& item) const {
+    const GptqSettings& gptq = options_.gptq;
+    item.action = Action::gptq;
+    item.layer_idx = layer_of(item.name);
+    item.options = {.format = gptq.bits == 8 ? WeightFormat::int8 : WeightFormat::int4,
+                    .group_k = gptq.group_size,
+                    .scale_dtype = DType::f16,
+                    .scales = scale_rule(),
+                    .zero_points = gptq.zero_points};
+    MatrixView made{.format = item.options.format, .n = binding.spec->n, .k = binding.spec->k};
+    made.grouping = {.group_k = gptq.group_size < 0 ? made.k : gptq.group_size,
+                     .zero_points = gptq.zero_points};
+    made.scale_dtype = DType::f16;
+    if (const auto fits = quant::packed_bytes(made, quant::MatrixLayout::gptq); !fits.ok())
+      return refuse(item.name, fits.error().message + "; exclude the module or choose another format");
+    item.outputs = formats::matrix_tensors(item.name, made, QuantMethod::gptq);
+    return {};
+  }
+
+  // -1 for what is in no layer.
+  static std::int32_t layer_of(std::string_view name) {
+    constexpr std::string_view kPrefix = "model.layers.";
+    std::int32_t layer = -1;
+    if (name.starts_with(kPrefix))
+      std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
+    return layer;
   }
 
   [[nodiscard]] quant::ScaleRule scale_rule() const {
@@ -220,7 +332,9 @@ class Planner {
   }
 
   void sort_items() {
-    std::sort(plan_.items.begin(), plan_.items.end(), [](const QuantizeItem& a, const QuantizeItem& b) {
+    const bool by_layer = wants_gptq(options_);
+    std::sort(plan_.items.begin(), plan_.items.end(), [&](const QuantizeItem& a, const QuantizeItem& b) {
+      if (by_layer && layer_of(a.name) != layer_of(b.name)) return layer_of(a.name) < layer_of(b.name);
       const TensorInfo& x = *a.tensors.front();
       const TensorInfo& y = *b.tensors.front();
       if (x.file_idx != y.file_idx) return x.file_idx < y.file_idx;

@@ -21,13 +21,15 @@ struct QuantizeItem {
     copy,     // the tensor's bytes
     respell,  // the matrix's codes and scales, perhaps under other names
     encode,   // the matrix in another format
+    gptq,     // the same, by the inputs it sees in a calibration text
   };
   Action action = Action::copy;
   std::string name;          // of the tensor; of a matrix the module
   quant::MatrixView matrix;  // source; a vector is one row; empty for tensors the model does not use
   std::vector<const formats::TensorInfo*> tensors;  // of the source
-  quant::EncodeOptions options;                     // of encode, but for NVFP4's global scale
-  const Binding* partner = nullptr;                 // the matrix that must have the same NVFP4 global scale
+  quant::EncodeOptions options;      // of encode, but for NVFP4's global scale; of gptq, for too few inputs
+  std::int32_t layer_idx = -1;       // of gptq
+  const Binding* partner = nullptr;  // the matrix that must have the same NVFP4 global scale
   std::vector<formats::TensorHeader> outputs;
 
   [[nodiscard]] std::uint64_t source_bytes() const noexcept;
@@ -42,7 +44,7 @@ struct QuantizeShard {
 struct QuantizePlan {
   CheckpointShape shape;  // items point into it
   formats::QuantizationClaim claim;
-  std::vector<QuantizeItem> items;  // in the order of the source's files
+  std::vector<QuantizeItem> items;  // in the order of the source's files; with gptq layer after layer
   std::vector<QuantizeShard> shards;
 };
 

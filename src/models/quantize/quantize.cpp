@@ -5,15 +5,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <new>
 #include <unordered_map>
 
 #include "core/quote.h"
 #include "formats/mapped_file.h"
+#include "models/quantize/calibration.h"
 #include "models/quantize/destination.h"
-#include "models/quantize/matrix_encoder.h"
 #include "models/quantize/plan.h"
 #include "models/quantize/run_state.h"
+#include "quant/encode/requantize.h"
 #include "quant/int_layouts.h"
 
 namespace nibble {
@@ -32,9 +34,11 @@ class ShardWriter {
       : options_(options),
         plan_(plan),
         progress_(progress),
-        threads_(options.num_threads > 0 ? options.num_threads : default_num_threads()),
-        encoder_(threads_) {
-    for (const QuantizeItem& item : plan.items) total_ += item.source_bytes();
+        threads_(options.num_threads > 0 ? options.num_threads : default_num_threads()) {
+    for (const QuantizeItem& item : plan.items) {
+      total_ += item.source_bytes();
+      if (item.action == Action::gptq) layer_bytes_[item.layer_idx] += item.source_bytes();
+    }
   }
 
   Result<FinishedShard> write(const QuantizeShard& shard) {
@@ -64,10 +68,12 @@ class ShardWriter {
   void skip(const QuantizeItem& item) {
     for (const formats::TensorInfo* tensor : item.tensors) formats::advise_done(tensor->data);
     done_ += item.source_bytes();
+    if (item.action == Action::gptq) layer_bytes_[item.layer_idx] -= item.source_bytes();
   }
 
-  Status report_progress() {
-    if (!progress_ || progress_("quantize", done_, total_, "bytes")) return {};
+  Status report_progress(std::uint64_t ahead = 0) {
+    shown_ = std::max(shown_, done_ + ahead);
+    if (!progress_ || progress_("quantize", shown_, total_, "bytes")) return {};
     return Error{ErrorCode::interrupted,
                  fmt::format("{}: interrupted; the same command goes on with the next shard",
                              printable(options_.destination.native(), 1024))};
@@ -82,13 +88,13 @@ class ShardWriter {
   [[nodiscard]] std::string place(const formats::TensorInfo& tensor) const {
     const formats::Checkpoint& checkpoint = plan_.shape.checkpoint;
     return fmt::format("{}: tensor {}", printable(checkpoint.files()[tensor.file_idx].native(), 1024),
-                       quote(tensor.name));
+                       formats::tensor_label(tensor));
   }
 
   Result<QuantizedTensor> write_item(const QuantizeItem& item, formats::SafetensorsWriter& writer,
                                      std::size_t first) {
     QuantizedTensor row = describe(item);
-    if (item.action != Action::encode && item.matrix.codes != nullptr) {
+    if (item.action != Action::encode && item.action != Action::gptq && item.matrix.codes != nullptr) {
       NIB_TRY_STATUS(quant::check_finite(item.matrix, place(*item.tensors.front())));
     }
     if (item.action == Action::copy) {
@@ -102,17 +108,47 @@ class ShardWriter {
       NIB_TRY_STATUS(formats::write_matrix(item.matrix, plan_.claim.method, write));
       return row;
     }
+    if (item.action == Action::gptq) {
+      NIB_TRY(const models::CalibratedMatrix made, calibrated(item));
+      NIB_TRY_STATUS(formats::write_matrix(made.matrix.view(), plan_.claim.method, write));
+      set_error(row, made.error);
+      row.calibration_tokens = made.num_tokens;
+      row.rounded_to_nearest = made.rounded_to_nearest;
+      return row;
+    }
     quant::EncodeOptions options = item.options;
     if (options.format == quant::WeightFormat::nvfp4) {
       NIB_TRY(options.global_scale, global_scale(item));
     }
-    NIB_TRY(const models::EncodedResult encoded,
-            encoder_.encode(item.matrix, options, place(*item.tensors.front())));
-    NIB_TRY_STATUS(formats::write_matrix(encoded.matrix.view(), plan_.claim.method, write));
-    row.relative_rms_error = encoded.error.relative();
-    row.max_error = static_cast<double>(encoded.error.max_error);
-    row.sum_of_squares = encoded.error.squares;
+    const std::string name = place(*item.tensors.front());
+    auto encoded = quant::EncodedMatrix::allocate(item.matrix.n, item.matrix.k, options);
+    if (!encoded.ok()) return std::move(encoded).error().with_context(name);
+    NIB_TRY(const quant::EncodeError error, quant::requantize(item.matrix, *encoded, name, threads_));
+    NIB_TRY_STATUS(formats::write_matrix(encoded->view(), plan_.claim.method, write));
+    set_error(row, error);
     return row;
+  }
+
+  static void set_error(QuantizedTensor& row, const quant::EncodeError& error) {
+    row.relative_rms_error = error.relative();
+    row.max_error = static_cast<double>(error.max_error);
+    row.sum_of_squares = error.squares;
+  }
+
+  // The first item of a layer has the whole layer done.
+  Result<models::CalibratedMatrix> calibrated(const QuantizeItem& item) {
+    if (calibration_ == nullptr) {
+      NIB_TRY(calibration_, models::Calibration::create(options_, plan_));
+    }
+    if (item.layer_idx != calibrated_layer_) {
+      const auto bytes = static_cast<double>(layer_bytes_[item.layer_idx]);
+      NIB_TRY_STATUS(calibration_->run_layer(item.layer_idx, [&](std::uint64_t done, std::uint64_t total) {
+        return report_progress(
+            static_cast<std::uint64_t>(bytes * static_cast<double>(done) / static_cast<double>(total)));
+      }));
+      calibrated_layer_ = item.layer_idx;
+    }
+    return calibration_->take(item);
   }
 
   static QuantizedTensor describe(const QuantizeItem& item) {
@@ -125,7 +161,7 @@ class ShardWriter {
       return row;
     }
     row.source_format = quant::format_name(item.matrix.format);
-    row.format = item.action == Action::encode ? quant::format_name(item.options.format) : row.source_format;
+    row.format = item.action == Action::respell ? row.source_format : quant::format_name(item.options.format);
     row.num_parameters = item.matrix.n * item.matrix.k;
     return row;
   }
@@ -133,7 +169,7 @@ class ShardWriter {
   Result<float> amax_of(const quant::MatrixView& matrix, const std::string& name) {
     if (const auto it = amax_.find(matrix.codes); it != amax_.end()) return it->second;
     NIB_TRY_STATUS(quant::check_integer_layout(matrix, name));
-    return amax_[matrix.codes] = encoder_.abs_max(matrix);
+    return amax_[matrix.codes] = quant::abs_max(matrix, threads_);
   }
 
   // Values that are not finite are found, and named, when the matrix is encoded.
@@ -152,11 +188,33 @@ class ShardWriter {
   const QuantizePlan& plan_;
   const ProgressCallback& progress_;
   ThreadPool threads_;
-  models::MatrixEncoder encoder_;
   std::unordered_map<const std::byte*, float> amax_;  // by the codes of a matrix
+  std::unique_ptr<models::Calibration> calibration_;  // of gptq, made when it is needed
+  std::int32_t calibrated_layer_ = -1;
+  std::unordered_map<std::int32_t, std::uint64_t> layer_bytes_;  // of gptq items to come
   std::uint64_t done_ = 0;
+  std::uint64_t shown_ = 0;  // never goes back
   std::uint64_t total_ = 0;
 };
+
+// Layers whose inputs the text hardly had.
+void note_rounded(QuantizeReport& report) {
+  constexpr std::size_t kMaxNamed = 6;
+  std::string names;
+  std::size_t count = 0;
+  for (const QuantizedTensor& tensor : report.tensors) {
+    if (!tensor.rounded_to_nearest) continue;
+    if (count < kMaxNamed)
+      names += fmt::format("{}{} ({})", count == 0 ? "" : ", ", tensor.name, tensor.calibration_tokens);
+    ++count;
+  }
+  if (count == 0) return;
+  report.notes.push_back(
+      fmt::format("{} matri{} rounded to nearest: the calibration text sent them too few tokens (under {} "
+                  "per input): {}{}",
+                  count, count == 1 ? "x was" : "ces were", models::kMinTokensPerInput, names,
+                  count > kMaxNamed ? fmt::format(" and {} more", count - kMaxNamed) : ""));
+}
 
 void summarise(QuantizeReport& report) {
   double squared_error = 0;
@@ -196,6 +254,7 @@ Result<QuantizeReport> run(const QuantizeOptions& options, const ProgressCallbac
   }
   NIB_TRY_STATUS(writer.report_progress());
   summarise(report);
+  note_rounded(report);
   NIB_TRY_STATUS(models::write_small_files(options, plan));
   NIB_TRY_STATUS(models::write_report(options, report));
   std::error_code ignored;

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "core/json.h"
@@ -20,19 +21,31 @@ using Json = nlohmann::ordered_json;
 
 // Of an interrupted run of the largest models: a row per tensor.
 constexpr std::size_t kMaxStateBytes = std::size_t{256} << 20;
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
-std::string options_json(const QuantizeOptions& options) {
-  const Json json{{"version", kVersion},
-                  {"format", options.format},
-                  {"attn", options.attn},
-                  {"mlp", options.mlp},
-                  {"experts", options.experts},
-                  {"other", options.other},
-                  {"exclude", options.exclude},
-                  {"scales", options.search_scales ? "searched" : "plain"},
-                  {"max_shard_bytes", options.max_shard_bytes}};
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+std::string sha256_of(std::span<const std::byte> bytes) {
+  Sha256 sha;
+  sha.update(bytes);
+  return sha.hex_digest();
+}
+
+Json gptq_json(const GptqSettings& gptq) {
+  return {{"calibration_tokens", gptq.calibration.size()},
+          {"calibration_sha256", sha256_of(std::as_bytes(std::span(gptq.calibration)))},
+          {"window", gptq.window},
+          {"bits", gptq.bits},
+          {"group_size", gptq.group_size},
+          {"act_order", gptq.act_order},
+          {"zero_points", gptq.zero_points},
+          {"damp_percent", gptq.damp_percent}};
+}
+
+// What a run must have in common with the one it goes on with.
+std::string run_json(const QuantizeOptions& options) {
+  Json json = Json::parse(options_json(options));
+  json["version"] = kVersion;
+  json["max_shard_bytes"] = options.max_shard_bytes;
+  return json.dump();
 }
 
 // A file is taken to be the same if its size and its time are.
@@ -63,7 +76,9 @@ Json to_json(const QuantizedTensor& t) {
           {"max_error", t.max_error},
           {"sum_of_squares", t.sum_of_squares},
           {"source_bytes", t.source_bytes},
-          {"bytes", t.bytes}};
+          {"bytes", t.bytes},
+          {"calibration_tokens", t.calibration_tokens},
+          {"rounded_to_nearest", t.rounded_to_nearest}};
 }
 
 QuantizedTensor tensor_of(const Json& json) {
@@ -75,7 +90,9 @@ QuantizedTensor tensor_of(const Json& json) {
           .max_error = json.at("max_error"),
           .sum_of_squares = json.at("sum_of_squares"),
           .source_bytes = json.at("source_bytes"),
-          .bytes = json.at("bytes")};
+          .bytes = json.at("bytes"),
+          .calibration_tokens = json.at("calibration_tokens"),
+          .rounded_to_nearest = json.at("rounded_to_nearest")};
 }
 
 FinishedShard shard_of(const Json& json) {
@@ -86,11 +103,23 @@ FinishedShard shard_of(const Json& json) {
 
 }  // namespace
 
+std::string options_json(const QuantizeOptions& options) {
+  Json json{{"format", options.format},
+            {"attn", options.attn},
+            {"mlp", options.mlp},
+            {"experts", options.experts},
+            {"other", options.other},
+            {"exclude", options.exclude},
+            {"scales", options.search_scales ? "searched" : "plain"}};
+  if (!options.gptq.calibration.empty()) json["gptq"] = gptq_json(options.gptq);
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string tensor_json(const QuantizedTensor& tensor) { return to_json(tensor).dump(); }
 
 RunState::RunState(const QuantizeOptions& options, const QuantizePlan& plan)
     : destination_(options.destination),
-      options_(options_json(options)),
+      options_(run_json(options)),
       source_(source_digest(plan.shape.checkpoint)) {}
 
 Status RunState::resume() {

@@ -42,7 +42,8 @@ class RunState {
   std::vector<FinishedShard> shards_;
 };
 
-// JSON objects of report and state; one line each.
+// JSON objects of report and state; one line each. The options are those that decide what the tensors are.
+std::string options_json(const QuantizeOptions& options);
 std::string tensor_json(const QuantizedTensor& tensor);
 
 }  // namespace nibble::models

@@ -2,23 +2,34 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <numeric>
-#include <vector>
+#include <span>
+#include <utility>
 
 #include "core/check.h"
 #include "quant/encode/encoder.h"
 #include "quant/encode/lane_rounding.h"
+#include "quant/int_layouts.h"
 
 namespace nibble::quant {
 namespace {
 
-// Decoded rows stay in the L2 cache between decoding and encoding.
+// Decoded rows stay in the L2 cache between decoding, encoding and comparing.
 constexpr std::int64_t kWeightsPerTask = 32 * 1024;
 
-std::int64_t rows_per_task(std::int64_t k, std::int64_t block) {
-  const std::int64_t rows = std::max<std::int64_t>(kWeightsPerTask / std::max<std::int64_t>(k, 1), 1);
-  return (rows + block - 1) / block * block;
+// Rows of a task: whole blocks of the source's and the target's scales.
+std::int64_t rows_per_task(const MatrixView& source, std::int64_t block) {
+  const bool blocks = source.rows_per_scale() > 1 && source.rows_per_scale() < source.n;
+  const std::int64_t unit = std::max(block, blocks ? source.rows_per_scale() : 1);
+  const std::int64_t rows = std::max<std::int64_t>(kWeightsPerTask / std::max<std::int64_t>(source.k, 1), 1);
+  return (rows + unit - 1) / unit * unit;
+}
+
+std::size_t num_tasks(const MatrixView& source, std::int64_t block) {
+  const std::int64_t rows = rows_per_task(source, block);
+  return static_cast<std::size_t>((source.n + rows - 1) / rows);
 }
 
 EncodeError measure_row(const float* w, const float* decoded, std::int64_t k) {
@@ -45,18 +56,37 @@ NIB_FOR_AVX2 EncodeError measure_row_avx2(const float* w, const float* decoded, 
   return measure_row(w, decoded, k);
 }
 
-// Calls fn(task, rows, row_begin, row_end) with the decoded rows of each task.
+// Calls fn(task, rows, row_begin, row_end) with the decoded rows of each task; `block`: what it begins at
+// multiples of.
 template <class Fn>
-void for_decoded_rows(const MatrixView& source, std::int64_t task_rows, ThreadPool& threads, Fn&& fn) {
-  std::vector<std::vector<float>> buffers(static_cast<std::size_t>(threads.num_threads()));
-  threads.parallel_for((source.n + task_rows - 1) / task_rows, [&](std::int64_t task, int thread) {
-    const std::int64_t begin = task * task_rows;
-    const std::int64_t end = std::min(begin + task_rows, source.n);
-    std::vector<float>& rows = buffers[static_cast<std::size_t>(thread)];
-    rows.resize(static_cast<std::size_t>(task_rows * source.k));
-    dequantize_rows(source, begin, end, rows.data());
-    fn(task, rows.data(), begin, end);
-  });
+void for_decoded_rows(const MatrixView& source, std::int64_t block, ThreadPool& threads, Fn&& fn) {
+  struct Scratch {
+    std::vector<float> rows;
+    RowBuffer canonical;
+  };
+  std::vector<Scratch> buffers(static_cast<std::size_t>(threads.num_threads()));
+  const std::int64_t step = rows_per_task(source, block);
+  threads.parallel_for(static_cast<std::int64_t>(num_tasks(source, block)),
+                       [&](std::int64_t task, int thread) {
+                         const std::int64_t begin = task * step;
+                         const std::int64_t end = std::min(begin + step, source.n);
+                         Scratch& scratch = buffers[static_cast<std::size_t>(thread)];
+                         scratch.rows.resize(static_cast<std::size_t>((end - begin) * source.k));
+                         if (source.layout == MatrixLayout::rows) {
+                           dequantize_rows(source, begin, end, scratch.rows.data());
+                         } else {
+                           dequantize_rows(canonical_rows(source, begin, end, scratch.canonical), 0,
+                                           end - begin, scratch.rows.data());
+                         }
+                         fn(static_cast<std::size_t>(task), std::span<const float>(scratch.rows), begin, end);
+                       });
+}
+
+// One sum per task, added in order: the same on any number of threads.
+EncodeError sum_of(const std::vector<EncodeError>& errors) {
+  EncodeError total;
+  for (const EncodeError& error : errors) total += error;
+  return total;
 }
 
 void check_shapes(const MatrixView& source, const EncodedMatrix& out) {
@@ -91,37 +121,54 @@ EncodeError measure_error(const float* rows, std::int64_t row_begin, std::int64_
   return total;
 }
 
+EncodeError measure_error(const MatrixView& source, const MatrixView& encoded, ThreadPool& threads) {
+  std::vector<EncodeError> errors(num_tasks(source, encoded.rows_per_scale()));
+  for_decoded_rows(source, encoded.rows_per_scale(), threads,
+                   [&](std::size_t task, std::span<const float> rows, std::int64_t begin, std::int64_t end) {
+                     errors[task] = measure_error(rows.data(), begin, end, encoded);
+                   });
+  return sum_of(errors);
+}
+
 float abs_max(const MatrixView& matrix, ThreadPool& threads) {
-  const std::int64_t task_rows = rows_per_task(matrix.k, 1);
-  std::vector<std::uint32_t> largest(static_cast<std::size_t>((matrix.n + task_rows - 1) / task_rows));
-  for_decoded_rows(matrix, task_rows, threads,
-                   [&](std::int64_t task, const float* rows, std::int64_t begin, std::int64_t end) {
-                     largest[static_cast<std::size_t>(task)] = abs_max_bits(rows, (end - begin) * matrix.k);
+  std::vector<std::uint32_t> largest(num_tasks(matrix, 1));
+  for_decoded_rows(matrix, 1, threads,
+                   [&](std::size_t task, std::span<const float> rows, std::int64_t, std::int64_t) {
+                     largest[task] = abs_max_bits(rows.data(), static_cast<std::int64_t>(rows.size()));
                    });
   return largest.empty() ? 0.0F : std::bit_cast<float>(*std::ranges::max_element(largest));
 }
 
-EncodeError requantize(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads) {
-  check_shapes(source, out);
-  const std::int64_t task_rows = rows_per_task(source.k, out.rows_per_block());
-  // One sum per task, added in order: the same on any number of threads.
-  std::vector<EncodeError> errors(static_cast<std::size_t>((source.n + task_rows - 1) / task_rows));
-  for_decoded_rows(source, task_rows, threads,
-                   [&](std::int64_t task, const float* rows, std::int64_t begin, std::int64_t end) {
-                     encode_rows(rows, begin, end, out);
-                     errors[static_cast<std::size_t>(task)] = measure_error(rows, begin, end, out.view());
+std::vector<float> decode_matrix(const MatrixView& matrix, ThreadPool& threads) {
+  std::vector<float> weights(static_cast<std::size_t>(matrix.n * matrix.k));
+  for_decoded_rows(matrix, 1, threads,
+                   [&](std::size_t, std::span<const float> rows, std::int64_t begin, std::int64_t) {
+                     std::ranges::copy(rows, weights.begin() + begin * matrix.k);
                    });
-  EncodeError total;
-  for (const EncodeError& error : errors) total += error;
-  return total;
+  return weights;
 }
 
-void requantize_unmeasured(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads) {
+Result<EncodeError> requantize(const MatrixView& source, EncodedMatrix& out, std::string_view name,
+                               ThreadPool& threads) {
   check_shapes(source, out);
-  for_decoded_rows(source, rows_per_task(source.k, out.rows_per_block()), threads,
-                   [&](std::int64_t, const float* rows, std::int64_t begin, std::int64_t end) {
-                     encode_rows(rows, begin, end, out);
+  NIB_TRY_STATUS(check_integer_layout(source, name));
+  const std::int64_t block = out.rows_per_block();
+  std::vector<EncodeError> errors(num_tasks(source, block));
+  std::atomic<bool> finite{true};
+  for_decoded_rows(source, block, threads,
+                   [&](std::size_t task, std::span<const float> rows, std::int64_t begin, std::int64_t end) {
+                     if (!std::isfinite(abs_max(rows))) {
+                       finite = false;
+                       return;
+                     }
+                     encode_rows(rows.data(), begin, end, out);
+                     errors[task] = measure_error(rows.data(), begin, end, out.view());
                    });
+  if (finite) return sum_of(errors);
+  RowBuffer buffer;
+  Status status = check_finite(canonical_rows(source, 0, source.n, buffer), name);
+  NIB_CHECK(!status.ok(), "{} was found not to be finite, and then is", name);
+  return std::move(status).error();
 }
 
 }  // namespace nibble::quant

@@ -1,8 +1,12 @@
-// From one format to another, a few rows at a time on all threads: what online quantisation and
-// `nibble quantize` do with every tensor.
+// From one format to another, a few rows at a time on all threads: what `nibble quantize` does with every
+// matrix.
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "core/thread_pool.h"
+#include "nibble/result.h"
 #include "quant/encode/encode.h"
 
 namespace nibble::quant {
@@ -22,15 +26,19 @@ struct EncodeError {
 EncodeError measure_error(const float* rows, std::int64_t row_begin, std::int64_t row_end,
                           const MatrixView& encoded);
 
-// Largest |w| of a canonical matrix, or infinity or NaN if it has one: nvfp4's global scale needs it, and
-// every quantiser refuses what is not finite (check_finite finds the place for the message).
+// The same of a whole matrix of any layout against what was made of it.
+EncodeError measure_error(const MatrixView& source, const MatrixView& encoded, ThreadPool& threads);
+
+// Largest |w| of a matrix of any layout, or infinity or NaN if it has one: nvfp4's global scale needs it.
+// Integer layouts: after check_integer_layout.
 float abs_max(const MatrixView& matrix, ThreadPool& threads);
 
-// out = encoded(decoded(source)); shapes are equal, source is canonical and finite. The result and the
-// error do not depend on the number of threads.
-EncodeError requantize(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads);
+// All weights, [n, k]; as abs_max.
+std::vector<float> decode_matrix(const MatrixView& matrix, ThreadPool& threads);
 
-// The same without looking at the error, which takes as long as the plain 4-bit encoders themselves.
-void requantize_unmeasured(const MatrixView& source, EncodedMatrix& out, ThreadPool& threads);
+// out = encoded(decoded(source)) and what that did to it; shapes are equal. bad_input naming `name` and the
+// value that no valid checkpoint holds. Result and error do not depend on the number of threads.
+Result<EncodeError> requantize(const MatrixView& source, EncodedMatrix& out, std::string_view name,
+                               ThreadPool& threads);
 
 }  // namespace nibble::quant

@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/mla_fast.h"
-#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {

@@ -13,8 +13,8 @@
 #include "kernels/cuda/attention/mla_block.cuh"
 #include "kernels/cuda/attention/mla_consumer.cuh"
 #include "kernels/cuda/attention/mla_producer.cuh"
-#include "kernels/cuda/attention/overlap.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {

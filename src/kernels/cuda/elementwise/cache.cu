@@ -4,6 +4,8 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/cache_codes.cuh"
 #include "kernels/cuda/elementwise/reduce.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -45,6 +47,7 @@ template <CacheCodes kCodes>
 __global__ void __launch_bounds__(kThreads)
     cache_write_kernel(Rows latents, Rows k_pes, const std::int32_t* slot_mapping, void* cache,
                        std::int64_t stride, int d_latent, int d_rope) {
+  begin_overlapped();
   const std::int64_t slot = slot_mapping[blockIdx.x];
   if (slot < 0) return;
   const float* latent = latents.data + static_cast<std::int64_t>(blockIdx.x) * latents.stride;
@@ -83,9 +86,9 @@ void launch_cache_write(cudaStream_t stream, Rows latent, Rows k_pe, const std::
                         CacheEntries cache, std::int64_t m, std::int64_t d_latent, std::int64_t d_rope) {
   if (m == 0) return;
   with_codes(cache.codes, [&](auto codes) {
-    cache_write_kernel<codes.value><<<static_cast<unsigned>(m), kThreads, 0, stream>>>(
-        latent, k_pe, slot_mapping, cache.data, cache.stride, static_cast<int>(d_latent),
-        static_cast<int>(d_rope));
+    launch_overlapped(cache_write_kernel<codes.value>, dim3(static_cast<unsigned>(m)), kThreads, 0, stream,
+                      latent, k_pe, slot_mapping, cache.data, cache.stride, static_cast<int>(d_latent),
+                      static_cast<int>(d_rope));
   });
   check_launch("cache_write");
 }

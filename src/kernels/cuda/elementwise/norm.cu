@@ -5,6 +5,8 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/elementwise/reduce.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -43,6 +45,7 @@ __device__ __forceinline__ float squares(float4 v) {
 
 // One row a block. The first kKept vectors of a thread stay in registers between the two passes.
 __global__ void rms_norm_kernel(Rows x, const float* weight, float eps, Rows y, std::int64_t d) {
+  begin_overlapped();
   constexpr int kKept = 2;
   const float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
   float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
@@ -68,6 +71,7 @@ __global__ void rms_norm_kernel(Rows x, const float* weight, float eps, Rows y, 
 
 __global__ void add_kernel(Rows x, Rows y, std::int64_t vectors_per_row, std::int64_t num_vectors,
                            std::int64_t d) {
+  begin_overlapped();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= num_vectors) return;
   const std::int64_t row = i / vectors_per_row;
@@ -84,8 +88,9 @@ void launch_rms_norm(cudaStream_t stream, Rows x, const float* weight, float eps
                      std::int64_t d) {
   if (m == 0 || d == 0) return;
   const std::int64_t warps = (d + 32 * kVector - 1) / (32 * kVector);
-  const auto threads = static_cast<unsigned>(32 * (warps < 32 ? warps : 32));
-  rms_norm_kernel<<<static_cast<unsigned>(m), threads, 0, stream>>>(x, weight, eps, y, d);
+  const int threads = 32 * static_cast<int>(warps < 32 ? warps : 32);
+  launch_overlapped(rms_norm_kernel, dim3(static_cast<unsigned>(m)), threads, 0, stream, x, weight, eps, y,
+                    d);
   check_launch("rms_norm");
 }
 
@@ -95,7 +100,7 @@ void launch_add(cudaStream_t stream, Rows x, Rows y, std::int64_t m, std::int64_
   const std::int64_t vectors_per_row = (d + kVector - 1) / kVector;
   const std::int64_t num_vectors = m * vectors_per_row;
   const auto blocks = static_cast<unsigned>((num_vectors + kThreads - 1) / kThreads);
-  add_kernel<<<blocks, kThreads, 0, stream>>>(x, y, vectors_per_row, num_vectors, d);
+  launch_overlapped(add_kernel, dim3(blocks), kThreads, 0, stream, x, y, vectors_per_row, num_vectors, d);
   check_launch("add");
 }
 

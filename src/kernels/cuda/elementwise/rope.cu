@@ -3,11 +3,14 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
 
 __global__ void rope_kernel(RopeLaunch r) {
+  begin_overlapped();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= r.m * r.heads * r.num_pairs) return;
   const std::int64_t pair = i % r.num_pairs;
@@ -30,8 +33,8 @@ void launch_rope(cudaStream_t stream, const RopeLaunch& launch) {
   constexpr int kThreads = 128;
   const std::int64_t num_threads = launch.m * launch.heads * launch.num_pairs;
   if (num_threads == 0) return;
-  rope_kernel<<<static_cast<unsigned>((num_threads + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      launch);
+  launch_overlapped(rope_kernel, dim3(static_cast<unsigned>((num_threads + kThreads - 1) / kThreads)),
+                    kThreads, 0, stream, launch);
   check_launch("rope");
 }
 

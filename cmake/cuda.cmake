@@ -1,0 +1,32 @@
+# The CUDA backend: NIBBLE_CUDA=AUTO builds it where a CUDA 12.8+ compiler is found. Machine code for Hopper
+# only (sm_90a); cudart is linked statically and looks for the driver when it is first used, so the
+# binary starts anywhere.
+set(NIBBLE_HAS_CUDA OFF)
+if(NOT NIBBLE_CUDA STREQUAL "OFF" AND NOT NIBBLE_SANITIZE AND NOT NIBBLE_FUZZ)
+  find_program(NIBBLE_NVCC nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
+  if(NIBBLE_NVCC)
+    set(CMAKE_CUDA_COMPILER ${NIBBLE_NVCC})
+    # A real architecture and no PTX: CMake 3.25 knows the name 90a.
+    set(CMAKE_CUDA_ARCHITECTURES 90a-real)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    if(NIBBLE_CCACHE)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${NIBBLE_CCACHE})
+    endif()
+    enable_language(CUDA)
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc has it
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_COMPILE_FEATURES "cuda_std_20")
+      list(APPEND CMAKE_CUDA_COMPILE_FEATURES "cuda_std_20")
+    endif()
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    find_package(CUDAToolkit REQUIRED)
+    set(NIBBLE_HAS_CUDA ON)
+    message(STATUS "CUDA backend: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}")
+  elseif(NIBBLE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "NIBBLE_CUDA=ON, but there is no nvcc on the PATH or in /usr/local/cuda/bin")
+  else()
+    message(STATUS "CUDA backend: left out, no nvcc found")
+  endif()
+endif()

@@ -1,0 +1,48 @@
+// DeviceBatch: a batch's integer arrays where kernels read them. Where a backend records its launches,
+// decode steps are padded to a few shapes, so that few recordings serve all of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.h"
+#include "kernels/exec.h"
+#include "layers/context.h"
+
+namespace nibble::engine {
+
+class DeviceBatch {
+ public:
+  // `exec` must outlive this.
+  DeviceBatch(kernels::Exec& exec, std::int32_t max_num_seqs) : exec_(&exec), max_num_seqs_(max_num_seqs) {}
+
+  // `batch` itself on the host; elsewhere its arrays are copied. A padded batch has sequences of no
+  // tokens at its end: their logits mean nothing and nothing of them is kept. Valid until the next
+  // call. Throws std::bad_alloc.
+  layers::ForwardBatch place(const layers::ForwardBatch& batch);
+
+  // For Exec::run_recorded of the batch placed last: equal for batches of equal shapes; 0 = not to be
+  // recorded.
+  [[nodiscard]] std::uint64_t record_key() const noexcept { return record_key_; }
+
+ private:
+  struct Shape {
+    std::int32_t num_tokens;
+    std::int32_t num_seqs;
+    std::int32_t max_pages;
+  };
+  [[nodiscard]] Shape padded_shape(const layers::ForwardBatch& batch) const;
+  void fill(const layers::ForwardBatch& batch, const Shape& shape);
+
+  kernels::Exec* exec_;
+  std::int32_t max_num_seqs_;
+  std::uint64_t record_key_ = 0;
+  Buffer staging_;  // all arrays, one after another
+  Buffer arrays_;   // the same on the device
+  layers::ForwardBatch padded_;
+  layers::BatchArrays on_device_{};
+  std::vector<std::int32_t> logit_rows_;
+};
+
+}  // namespace nibble::engine

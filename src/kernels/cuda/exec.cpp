@@ -1,0 +1,108 @@
+#include "kernels/cuda/exec.h"
+
+#include "core/check.h"
+#include "kernels/cuda/check.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+cudaStream_t make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  return stream;
+}
+
+cudaEvent_t make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  return event;
+}
+
+}  // namespace
+
+CudaExec::CudaExec(int num_threads)
+    : Exec(num_threads),
+      lanes_{Lane{.stream = make_stream(), .scratch = {}, .counters = {}},
+             Lane{.stream = make_stream(), .scratch = {}, .counters = {}}},
+      fork_(make_event()),
+      join_(make_event()),
+      memory_(lanes_[0].stream) {
+  for (Lane& lane : lanes_) lane.counters = memory_.allocate(kNumCounters * sizeof(std::uint32_t));
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&num_sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+}
+
+CudaExec::~CudaExec() {
+  forget_recorded();
+  static_cast<void>(cudaEventDestroy(fork_));
+  static_cast<void>(cudaEventDestroy(join_));
+  for (const Lane& lane : lanes_) static_cast<void>(cudaStreamDestroy(lane.stream));
+}
+
+void CudaExec::run_recorded(std::uint64_t key, const std::function<void()>& launch) {
+  if (key == 0) return launch();
+  Recording& recording = recordings_[key];
+  if (recording.num_runs++ == 0) return launch();
+  if (recording.graph == nullptr) record(recording, launch);
+  check(cudaGraphLaunch(recording.graph, stream()), "cudaGraphLaunch");
+}
+
+void CudaExec::record(Recording& recording, const std::function<void()>& launch) {
+  check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  recording_ = true;
+  cudaGraph_t graph = nullptr;
+  try {
+    launch();
+  } catch (...) {
+    recording_ = false;
+    static_cast<void>(cudaStreamEndCapture(lanes_[0].stream, &graph));
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    throw;
+  }
+  recording_ = false;
+  check(cudaStreamEndCapture(lanes_[0].stream, &graph), "cudaStreamEndCapture");
+  check(cudaGraphGetNodes(graph, nullptr, &num_graph_nodes_), "cudaGraphGetNodes");
+  const cudaError_t status = cudaGraphInstantiate(&recording.graph, graph, 0);
+  static_cast<void>(cudaGraphDestroy(graph));
+  check(status, "cudaGraphInstantiate");
+}
+
+void CudaExec::forget_recorded() {
+  for (auto& [key, recording] : recordings_) {
+    if (recording.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(recording.graph));
+  }
+  recordings_.clear();
+}
+
+void CudaExec::run_concurrently(const std::function<void()>& first, const std::function<void()>& second) {
+  NIB_CHECK(lane_ == 0, "work on the second lane cannot be divided again");
+  check(cudaEventRecord(fork_, lanes_[0].stream), "cudaEventRecord");
+  check(cudaStreamWaitEvent(lanes_[1].stream, fork_), "cudaStreamWaitEvent");
+  first();
+  lane_ = 1;
+  try {
+    second();
+  } catch (...) {
+    lane_ = 0;
+    throw;
+  }
+  lane_ = 0;
+  check(cudaEventRecord(join_, lanes_[1].stream), "cudaEventRecord");
+  check(cudaStreamWaitEvent(lanes_[0].stream, join_), "cudaStreamWaitEvent");
+}
+
+std::byte* CudaExec::scratch(std::size_t bytes) {
+  Buffer& scratch = lanes_[lane_].scratch;
+  if (bytes > scratch.size()) {
+    NIB_CHECK(!recording_, "scratch grows from {} to {} bytes while a step is recorded", scratch.size(),
+              bytes);
+    check(cudaStreamSynchronize(stream()), "waiting for the device");
+    forget_recorded();
+    scratch = Buffer();
+    scratch = allocate_uninitialised(bytes);
+  }
+  return scratch.data();
+}
+
+}  // namespace nibble::kernels::cuda

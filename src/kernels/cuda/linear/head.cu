@@ -1,0 +1,283 @@
+// Many small products, one per head, with mma.sync: y[i, h] = w[h] x[i, h] and y[i, h] = w[h]^T x[i, h].
+//
+// A warp keeps one row tile (or, transposed, one block of 64 columns) of a head as the M side of the MMA and
+// up to 32 tokens as its N side. A block's warps share a head and its activations, in shared memory as bf16 B
+// fragments, or rounded on the way from memory where the product is transposed. The transposed
+// product turns the fragments over with movmatrix; its scales belong to the summed side and are multiplied
+// into the activations before these are rounded.
+#include <algorithm>
+
+#include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/inputs.cuh"
+#include "kernels/cuda/linear/product.h"
+#include "kernels/cuda/linear/ptx.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/overlap.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+
+constexpr int kMaxInputBlocks = 8;  // of k in shared memory at a time
+
+// Blocks of weights a lane asks for at once: 64 bytes, but one at least.
+template <Format kFormat>
+constexpr int kAhead = LaneCodes<kFormat>::kVectors < 4 ? 4 / LaneCodes<kFormat>::kVectors : 1;
+
+// One block of k for all tokens.
+template <Format kFormat, int kTokenTiles>
+__device__ __forceinline__ void multiply_block(const PackedWeight& w, const std::byte* tile_scales,
+                                               const LaneCodes<kFormat>& codes, int block,
+                                               const uint4* inputs, int index, int lane,
+                                               float (&sums)[kTokenTiles][4]) {
+  BlockInputs b[kTokenTiles];
+#pragma unroll
+  for (int i = 0; i < kTokenTiles; ++i) {
+    b[i] = load_inputs(inputs + i * 32, index, 8 * kTokenTiles, lane);
+  }
+#pragma unroll
+  for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
+    float part[kTokenTiles][4] = {};
+    float scale[2];
+#pragma unroll
+    for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
+      const RowOperands operands = load_operands<kFormat>(w, tile_scales, block, step, lane, scale);
+#pragma unroll
+      for (int split = 0; split < (splits_weights(kFormat) ? 2 : 1); ++split) {
+        std::uint32_t a[4];
+        decode_step(codes, step, operands, a, split == 1);
+#pragma unroll
+        for (int i = 0; i < kTokenTiles; ++i) {
+          const uint4 half = b[i].halves[step / 2];
+          const bool even = step % 2 == 0;
+          ptx::mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, even ? half.x : half.z,
+                        even ? half.y : half.w);
+        }
+      }
+    }
+    if constexpr (has_wide_scales(kFormat)) {
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(scale[j / 2], part[i][j], sums[i][j]);
+      }
+    }
+  }
+}
+
+// grid: x = row tiles / kWarps, y = token tiles, z = heads.
+template <Format kFormat, int kTokenTiles>
+__global__ void __launch_bounds__(kWarps * 32)
+    head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
+  begin_overlapped();
+  constexpr int kTokens = 8 * kTokenTiles;
+  constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
+  constexpr int kLoads = kAhead<kFormat>;
+  static_assert(kMaxInputBlocks % kLoads == 0, "blocks are multiplied in whole loads");
+  __shared__ uint4 inputs[kMaxInputBlocks * 8 * kTokens];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int head = static_cast<int>(blockIdx.z);
+  const int tile = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const bool has_tile = tile < p.w.num_tiles;
+  const int token0 = static_cast<int>(blockIdx.y) * kTokens;
+  const TileAddress address = tile_address(p.w, head, min(tile, p.w.num_tiles - 1));
+  const std::int32_t* permutation = permutation_of(p.w, head);
+  const float* x = p.x + token0 * p.x_stride + head * p.x_head_stride;
+  const int tokens = min(kTokens, p.m - token0);
+
+  LaneCodes<kFormat> next[kLoads];
+  const auto load_next = [&](int block) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int at = min(block + i, p.w.num_blocks - 1);
+      next[i].load(address.codes + static_cast<std::int64_t>(at) * block_bytes(kFormat), lane);
+    }
+  };
+  load_next(0);
+  float sums[kTokenTiles][4] = {};
+  for (int first = 0; first < p.w.num_blocks; first += kMaxInputBlocks) {
+    const int blocks = min(kMaxInputBlocks, p.w.num_blocks - first);
+    if (first > 0) __syncthreads();
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * kOctets; i += kWarps * 32) {
+      const int token = i / kOctets;
+      const int octet = i % kOctets;
+      if (octet >= blocks * (kBlockK / 8)) continue;
+      InputOctet values{};
+      if (token < tokens) {
+        values = load_octet(x + token * p.x_stride, permutation, first * kBlockK + octet * 8, p.w.k,
+                            quads_aligned);
+      }
+      store_octet(reinterpret_cast<std::uint32_t*>(inputs), octet, token, kTokens, values);
+    }
+    __syncthreads();
+    for (int block = 0; has_tile && block < blocks; block += kLoads) {
+      LaneCodes<kFormat> codes[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) codes[i] = next[i];
+      load_next(first + block + kLoads);
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        if (block + i < blocks) {
+          multiply_block<kFormat, kTokenTiles>(p.w, address.scales, codes[i], first + block + i, inputs,
+                                               block + i, lane, sums);
+        }
+      }
+    }
+  }
+  if (!has_tile) return;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int row = lane / 4 + j / 2 * 8;
+    const float factor = row_factor(p.w, address.scales, row);
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; ++i) {
+      const int token = token0 + i * 8 + lane % 4 * 2 + j % 2;
+      if (token < p.m && tile * kTileRows + row < p.w.n) {
+        p.y[token * p.y_stride + head * p.y_head_stride + tile * kTileRows + row] = factor * sums[i][j];
+      }
+    }
+  }
+}
+
+// The lane's B fragment of a k16 step for one token.
+struct TokenFragment {
+  std::uint32_t b0;
+  std::uint32_t b1;
+};
+
+// What an input of weight row `row` is multiplied by for columns of `chunk`.
+template <Format kFormat>
+__device__ __forceinline__ float input_scale(const PackedWeight& w, const std::byte* tile_scales, int chunk,
+                                             int row) {
+  if constexpr (has_wide_scales(kFormat)) return wide_scale(tile_scales, scale_group(w, chunk), row);
+  return row_factor(w, tile_scales, row);
+}
+
+// grid: x = blocks of 64 columns / kWarps, y = token tiles, z = heads.
+template <Format kFormat, int kTokenTiles>
+__global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const __grid_constant__ Product p) {
+  begin_overlapped();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int head = static_cast<int>(blockIdx.z);
+  const int block = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  if (block >= p.w.num_blocks) return;
+  const int token0 = static_cast<int>(blockIdx.y) * kTokenTiles * 8;
+  const float* x[kTokenTiles];
+#pragma unroll
+  for (int i = 0; i < kTokenTiles; ++i) {
+    const int token = min(token0 + i * 8 + lane / 4, p.m - 1);
+    x[i] = p.x + token * p.x_stride + head * p.x_head_stride;
+  }
+  const auto codes_of = [&](int tile) {
+    return tile_address(p.w, head, tile).codes + static_cast<std::int64_t>(block) * block_bytes(kFormat);
+  };
+  constexpr int kOffsets[4] = {0, 1, 8, 9};
+  float sums[4][kTokenTiles][4] = {};  // [16 columns each]
+  LaneCodes<kFormat> next;
+  next.load(codes_of(0), lane);
+  for (int tile = 0; tile < p.w.num_tiles; ++tile) {
+    const LaneCodes<kFormat> codes = next;
+    if (tile + 1 < p.w.num_tiles) next.load(codes_of(tile + 1), lane);
+    const std::byte* scales = tile_address(p.w, head, tile).scales;
+    float inputs[kTokenTiles][4];
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int row = tile * kTileRows + lane % 4 * 2 + kOffsets[j];
+        inputs[i][j] = row < p.w.n ? x[i][row] : 0.0F;
+      }
+    }
+    TokenFragment b[kTokenTiles];
+#pragma unroll
+    for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
+      if (chunk == 0 || (has_wide_scales(kFormat) && !scales_whole_blocks(p.w))) {
+        float scale[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          scale[j] = input_scale<kFormat>(p.w, scales, block * (kBlockK / kChunkK) + chunk,
+                                          lane % 4 * 2 + kOffsets[j]);
+        }
+#pragma unroll
+        for (int i = 0; i < kTokenTiles; ++i) {
+          b[i] = {.b0 = round_pair(inputs[i][0] * scale[0], inputs[i][1] * scale[1]),
+                  .b1 = round_pair(inputs[i][2] * scale[2], inputs[i][3] * scale[3])};
+        }
+      }
+#pragma unroll
+      for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
+        float unused[2];
+        const RowOperands operands = load_operands<kFormat>(p.w, scales, block, step, lane, unused);
+#pragma unroll
+        for (int part = 0; part < (splits_weights(kFormat) ? 2 : 1); ++part) {
+          std::uint32_t a[4];
+          decode_step(codes, step, operands, a, part == 1);
+          const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
+                                           ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
+#pragma unroll
+          for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+        }
+      }
+    }
+  }
+  const std::int32_t* permutation = permutation_of(p.w, head);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      int kk = block * kBlockK + step * 16 + lane / 4 + j / 2 * 8;
+      if (permutation != nullptr) kk = permutation[kk];
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+        const int token = token0 + i * 8 + lane % 4 * 2 + j % 2;
+        if (token < p.m && kk >= 0 && kk < p.w.k) {
+          p.y[token * p.y_stride + head * p.y_head_stride + kk] = sums[step][i][j];
+        }
+      }
+    }
+  }
+}
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+dim3 grid_of(const Product& p, int units, int tokens) {
+  return {static_cast<unsigned>(ceil_div(units, kWarps)), static_cast<unsigned>(ceil_div(p.m, tokens)),
+          static_cast<unsigned>(p.w.num_groups)};
+}
+
+}  // namespace
+
+void launch_head_product(const Product& p, const Launch& launch) {
+  if (p.m == 0 || p.w.n == 0) return;
+  const bool quads_aligned =
+      reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.x_head_stride % 4 == 0;
+  dispatch_format(p.w.format, [&](auto format) {
+    constexpr Format kFormat = decltype(format)::value;
+    if (p.m <= 8) {
+      launch_overlapped(head_product_kernel<kFormat, 1>, grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0,
+                        launch.stream, p, quads_aligned);
+    } else {
+      launch_overlapped(head_product_kernel<kFormat, 4>, grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0,
+                        launch.stream, p, quads_aligned);
+    }
+  });
+}
+
+void launch_transposed_product(const Product& p, const Launch& launch) {
+  if (p.m == 0 || p.w.k == 0) return;
+  dispatch_format(p.w.format, [&](auto format) {
+    constexpr Format kFormat = decltype(format)::value;
+    if (p.m <= 8) {
+      launch_overlapped(transposed_product_kernel<kFormat, 1>, grid_of(p, p.w.num_blocks, 8), kWarps * 32, 0,
+                        launch.stream, p);
+    } else {
+      launch_overlapped(transposed_product_kernel<kFormat, 4>, grid_of(p, p.w.num_blocks, 32), kWarps * 32, 0,
+                        launch.stream, p);
+    }
+  });
+}
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,137 @@
+// Which kernel takes which product: decode.cu up to 8 tokens, prefill.cu above, exact.cu where float32
+// operands are asked for, head.cu for one small matrix per head.
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/exec.h"
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/linear/decode.h"
+#include "kernels/cuda/linear/prefill.h"
+#include "kernels/cuda/linear/product.h"
+#include "kernels/cuda/ops.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+Launch launch_on(CudaExec& cuda, std::byte* scratch = nullptr) {
+  return {.stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch};
+}
+
+void check_product(const TensorView& x, const WeightShape& w, const TensorView& y) {
+  NIB_CHECK(x.dim(x.rank - 1) == w.k && y.dim(y.rank - 1) == w.n && x.dim(0) == y.dim(0),
+            "product of x [{}, {}] and w [{}, {}] into y [{}, {}]", x.dim(0), x.dim(x.rank - 1), w.n, w.k,
+            y.dim(0), y.dim(y.rank - 1));
+}
+
+Product make_product(const TensorView& x, const Weight& w, const TensorView& y) {
+  return {.w = packed_weight(w),
+          .x = x.f32(),
+          .x_stride = x.stride[0],
+          .x_head_stride = x.rank == 3 ? x.stride[1] : 0,
+          .y = y.f32(),
+          .y_stride = y.stride[0],
+          .y_head_stride = y.rank == 3 ? y.stride[1] : 0,
+          .m = static_cast<int>(x.dim(0))};
+}
+
+// One kernel makes both halves of a gated product.
+bool can_fuse(const PackedWeight& gate, const PackedWeight& up) {
+  return gate.format == up.format && gate.permutation_offset == 0 && up.permutation_offset == 0 &&
+         gate.zeros_offset == up.zeros_offset && gate.chunks_per_scale == up.chunks_per_scale;
+}
+
+std::size_t scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms) {
+  return can_decode(w, m, num_sms) ? decode_scratch_bytes(w, num_matrices, m, num_sms)
+                                   : prefill_scratch_bytes(w, num_matrices, m);
+}
+
+// bf16 operands; `up` as in launch_decode_product.
+void launch_fast_product(const Product& p, const PackedWeight* up, const Launch& launch) {
+  if (can_decode(p.w, p.m, launch.num_sms)) {
+    launch_decode_product(p, up, launch);
+  } else {
+    launch_prefill_product(p, up, launch);
+  }
+}
+
+// Gate and up of different kinds: two products and what joins them.
+void launch_two_products(const Product& gate, const PackedWeight& up, CudaExec& cuda) {
+  const std::size_t sums = static_cast<std::size_t>(gate.m) * static_cast<std::size_t>(gate.w.n);
+  const std::size_t inner = std::max(scratch_bytes(gate.w, 1, gate.m, cuda.num_sms()),
+                                     scratch_bytes(up, 1, gate.m, cuda.num_sms()));
+  const std::size_t aligned_inner = (inner + 255) / 256 * 256;
+  std::byte* scratch = cuda.scratch(aligned_inner + 2 * sums * sizeof(float));
+  const Launch launch = launch_on(cuda, scratch);
+  auto* gate_sums = reinterpret_cast<float*>(scratch + aligned_inner);
+  Product part = gate;
+  part.y = gate_sums;
+  part.y_stride = gate.w.n;
+  launch_fast_product(part, nullptr, launch);
+  part.w = up;
+  part.y = gate_sums + sums;
+  launch_fast_product(part, nullptr, launch);
+  launch_silu_mul(gate_sums, gate_sums + sums, gate.m, gate.w.n, gate.y, gate.y_stride, launch);
+}
+
+}  // namespace
+
+void embed(Exec& exec, const EmbedArgs& args) {
+  CudaExec& cuda = cuda_exec(exec);
+  const Launch launch = launch_on(cuda);
+  launch_embed(packed_weight(args.table), args.ids, static_cast<int>(args.y.dim(0)), args.y.f32(),
+               args.y.stride[0], launch);
+  check_launch("embed");
+}
+
+void linear(Exec& exec, const LinearArgs& args) {
+  check_product(args.x, args.w.shape, args.y);
+  if (args.x.dim(0) == 0) return;
+  CudaExec& cuda = cuda_exec(exec);
+  Product p = make_product(args.x, args.w, args.y);
+  p.accumulate = args.accumulate;
+  Launch launch = launch_on(cuda);
+  if (args.precision == Precision::exact) {
+    launch_exact_product(p, launch);
+  } else {
+    launch.scratch = cuda.scratch(scratch_bytes(p.w, 1, p.m, launch.num_sms));
+    launch_fast_product(p, nullptr, launch);
+  }
+  check_launch("linear");
+}
+
+void gated_linear(Exec& exec, const GatedLinearArgs& args) {
+  check_product(args.x, args.gate.shape, args.y);
+  check_product(args.x, args.up.shape, args.y);
+  if (args.x.dim(0) == 0) return;
+  CudaExec& cuda = cuda_exec(exec);
+  const Product gate = make_product(args.x, args.gate, args.y);
+  const PackedWeight up = packed_weight(args.up);
+  if (can_fuse(gate.w, up)) {
+    const Launch launch = launch_on(cuda, cuda.scratch(scratch_bytes(gate.w, 2, gate.m, cuda.num_sms())));
+    launch_fast_product(gate, &up, launch);
+  } else {
+    launch_two_products(gate, up, cuda);
+  }
+  check_launch("gated_linear");
+}
+
+void head_linear(Exec& exec, const HeadLinearArgs& args) {
+  check_product(args.x, args.w.shape, args.y);
+  CudaExec& cuda = cuda_exec(exec);
+  launch_head_product(make_product(args.x, args.w, args.y), launch_on(cuda));
+  check_launch("head_linear");
+}
+
+void head_linear_transposed(Exec& exec, const HeadLinearTransposedArgs& args) {
+  const WeightShape& w = args.w.shape;
+  NIB_CHECK(args.x.dim(2) == w.n && args.y.dim(2) == w.k && args.y.dim(0) == args.x.dim(0),
+            "transposed product of x [{}, {}, {}] and w [{}, {}]", args.x.dim(0), args.x.dim(1),
+            args.x.dim(2), w.n, w.k);
+  CudaExec& cuda = cuda_exec(exec);
+  launch_transposed_product(make_product(args.x, args.w, args.y), launch_on(cuda));
+  check_launch("head_linear_transposed");
+}
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,690 @@
+// Products for more tokens than decode.cu takes, with wgmma.
+//
+// Weights are decoded into the register operand A of wgmma, 64 rows of a warpgroup at a time, and used for
+// all tokens of the tile, the shared-memory operand B. A first kernel rounds the activations to bf16 and lays
+// them out as B is read (64 k of a token are 128 bytes, swizzled), so that a stage of the pipeline takes one
+// bulk copy for its activations and one or two for each row tile's codes and scales. Four warps copy (one
+// alone takes longer than the products), two or four warpgroups multiply; blocks stay and walk over the
+// tiles.
+//
+// e2m1 formats carry their scales in the operand (exact). Codes with float32 scales are summed per scale
+// group and then added, scaled. Where tiles are fewer than SMs, a cluster of blocks splits k and adds up
+// through distributed shared memory, in a fixed order.
+#include <algorithm>
+
+#include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/prefill.h"
+#include "kernels/cuda/linear/ptx.cuh"
+#include "kernels/cuda/linear/wgmma.cuh"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+constexpr int kMaxCluster = 8;
+constexpr int kInputRowBytes = kBlockK * 2;
+constexpr int kMaxRingBytes = 208 * 1024;
+constexpr int kMaxTokenTile = 128;
+
+struct PrefillArgs {
+  PackedWeight w[2];        // gate and up of a gated product
+  const std::byte* inputs;  // [block of k][m_pad][128 bytes], swizzled
+  float* y;
+  std::int64_t y_stride;
+  int m;
+  int m_pad;
+  int row_tiles;  // tiles of the grid
+  int token_tiles;
+  int cluster;
+  bool accumulate;
+};
+
+// kTokens: of a tile. kGated: a warpgroup's second 64 rows are the up projection of its first.
+template <Format kFormat, int kTokensOf, bool kGatedOf>
+struct Config {
+  static constexpr int kTokens = kTokensOf;
+  static constexpr bool kGated = kGatedOf;
+  static constexpr bool kWide = has_wide_scales(kFormat);
+  [[maybe_unused]] static constexpr int kParts = splits_weights(kFormat) ? 2 : 1;  // bf16 numbers of a weight
+  // Four warpgroups of 64 rows hide the decoding best; the second set of sums of a scale group, or of a gated
+  // product, fits the registers of two.
+  static constexpr int kGroups = kGated || (kWide && kTokens > 64) ? 2 : 4;  // warpgroups that multiply
+  static constexpr int kTilesM = kGated ? 2 : 1;                             // of 64 rows, per warpgroup
+  static constexpr int kRows = kGroups * kTilesM * 64;
+  static constexpr int kConsumers = kGroups * 128;
+  static constexpr int kThreads = kConsumers + 128;  // and a warpgroup that copies
+  // Registers are dealt out by role: what the copying warpgroup leaves of its share goes to the others. A
+  // block starts with as many for every thread as its size allows, a multiple of 8.
+  static constexpr int kStartRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kCopierRegisters = kGroups == 2 ? 56 : 32;
+  static constexpr int kConsumerRegisters = kGroups == 2 ? 224 : 112;
+  static_assert(kGroups * kConsumerRegisters + kCopierRegisters <= (kGroups + 1) * kStartRegisters,
+                "more registers than the block has would be waited for without end");
+  // Groups of wgmma a warp lets run on while it decodes; with four warpgroups others fill the gap.
+  [[maybe_unused]] static constexpr int kPending = kGroups == 2 ? 1 : 0;
+  static constexpr int kRowTiles = kRows / kTileRows;
+  static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
+  static constexpr int kBlocks = format_bits(kFormat) <= 8 ? 2 : 1;  // of k, in a stage
+  static constexpr int kInputBytes = kBlocks * kTokens * kInputRowBytes;
+  static constexpr int kTileCodeBytes = kBlocks * block_bytes(kFormat);
+  static constexpr int kMaxGroups = kBlocks * (kBlockK / kChunkK);
+  static constexpr int kTileScaleBytes =
+      kWide ? kMaxGroups * kTileRows * 4 : kBlocks * scale_block_bytes(kFormat);
+  static constexpr int kTileZeroBytes =
+      kFormat == Format::int4 || kFormat == Format::int8 ? kMaxGroups * kTileRows : 0;
+  static constexpr int kStageBytes =
+      (kInputBytes + kRowTiles * (kTileCodeBytes + kTileScaleBytes + kTileZeroBytes) + 1023) / 1024 * 1024;
+  static constexpr int kStages = std::min(8, kMaxRingBytes / kStageBytes);
+  static constexpr int kPartialBytes = kRows * kTokens * 4;  // of a cluster's split, over the ring
+  static constexpr int kSharedBytes = std::max(kStages * kStageBytes, kPartialBytes) + 1024 + 256;
+  static_assert(kStages >= 2, "a pipeline has two stages at least");
+  static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
+  static_assert(!(kWide && kGated), "gated products of wide scales are two products");
+};
+
+// A block's place in the grid: what it multiplies.
+struct TileOfGrid {
+  int row_tile;
+  int token_tile;
+};
+
+// Neighbouring blocks share activations and weights: bands of 8 row tiles, tokens outside.
+__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, int index) {
+  constexpr int kBand = 8;
+  const int band = index / (kBand * args.token_tiles);
+  const int rows = min(kBand, args.row_tiles - band * kBand);
+  const int rest = index - band * kBand * args.token_tiles;
+  return {.row_tile = band * kBand + rest % rows, .token_tile = rest / rows};
+}
+
+struct Blocks {
+  int begin;
+  int end;
+};
+__device__ __forceinline__ Blocks blocks_of_rank(const PrefillArgs& args, int rank) {
+  const int n = args.w[0].num_blocks;
+  return {.begin = n * rank / args.cluster, .end = n * (rank + 1) / args.cluster};
+}
+
+// Which matrix and which of its row tiles local row tile `i` is: [warpgroup][64 rows][16 rows].
+template <class C>
+struct LocalTile {
+  int matrix;
+  int tile;
+};
+template <class C>
+__device__ __forceinline__ LocalTile<C> local_tile(const PrefillArgs& args, int grid_row_tile, int i) {
+  const int group = i / (4 * C::kTilesM);
+  const int of_group = i % (4 * C::kTilesM);
+  const int matrix = C::kGated ? of_group / 4 : 0;
+  const int tile = C::kGated ? grid_row_tile * (C::kOutputRows / kTileRows) + group * 4 + of_group % 4
+                             : grid_row_tile * C::kRowTiles + i;
+  return {.matrix = matrix, .tile = min(tile, args.w[0].num_tiles - 1)};
+}
+
+template <class C>
+__device__ __forceinline__ std::byte* stage_codes(std::byte* stage, int row_tile) {
+  return stage + C::kInputBytes + row_tile * C::kTileCodeBytes;
+}
+template <class C>
+__device__ __forceinline__ std::byte* stage_scales(std::byte* stage, int row_tile) {
+  return stage + C::kInputBytes + C::kRowTiles * C::kTileCodeBytes + row_tile * C::kTileScaleBytes;
+}
+template <class C>
+__device__ __forceinline__ std::byte* stage_zeros(std::byte* stage, int row_tile) {
+  return stage + C::kInputBytes + C::kRowTiles * (C::kTileCodeBytes + C::kTileScaleBytes) +
+         row_tile * C::kTileZeroBytes;
+}
+
+// Copies of one stage: `count` blocks from `block` on.
+template <Format kFormat, class C>
+struct StageCopy {
+  const PrefillArgs& args;
+  TileOfGrid tile;
+  int block;
+  int count;
+
+  __device__ __forceinline__ int first_group() const { return scale_group(args.w[0], block * 2); }
+  __device__ __forceinline__ int groups() const {
+    return scale_group(args.w[0], (block + count) * 2 - 1) - first_group() + 1;
+  }
+  __device__ __forceinline__ bool zeros() const {
+    return C::kTileZeroBytes != 0 && args.w[0].zeros_offset != 0;
+  }
+
+  // All bytes the stage will get.
+  __device__ __forceinline__ std::uint32_t bytes() const {
+    int of_tile = count * (block_bytes(kFormat) + scale_block_bytes(kFormat));
+    if constexpr (C::kWide) of_tile += groups() * kTileRows * (zeros() ? 5 : 4);
+    return static_cast<std::uint32_t>(count * C::kTokens * kInputRowBytes + C::kRowTiles * of_tile);
+  }
+
+  // Row tile `i`.
+  __device__ __forceinline__ void weights(std::byte* stage, std::uint64_t* barrier, int i) const {
+    const LocalTile<C> local = local_tile<C>(args, tile.row_tile, i);
+    const PackedWeight& w = args.w[local.matrix];
+    const TileAddress address = tile_address(w, 0, local.tile);
+    ptx::bulk_copy(stage_codes<C>(stage, i),
+                   address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
+                   static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
+    if constexpr (has_narrow_scales(kFormat)) {
+      ptx::bulk_copy(stage_scales<C>(stage, i),
+                     address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
+                     static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
+    } else if constexpr (C::kWide) {
+      ptx::bulk_copy(stage_scales<C>(stage, i), address.scales + first_group() * kTileRows * 4,
+                     static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
+      if (zeros()) {
+        ptx::bulk_copy(stage_zeros<C>(stage, i), address.scales + w.zeros_offset + first_group() * kTileRows,
+                       static_cast<std::uint32_t>(groups() * kTileRows), barrier);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void inputs(std::byte* stage, std::uint64_t* barrier, int lane) const {
+    if (lane >= count) return;
+    const std::int64_t row = static_cast<std::int64_t>(block + lane) * args.m_pad +
+                             static_cast<std::int64_t>(tile.token_tile) * C::kTokens;
+    ptx::bulk_copy(stage + lane * C::kTokens * kInputRowBytes, args.inputs + row * kInputRowBytes,
+                   C::kTokens * kInputRowBytes, barrier);
+  }
+};
+
+struct Ring {
+  std::byte* stages;
+  std::uint64_t* filled;
+  std::uint64_t* drained;
+};
+
+// Stage and parity of a position in the stream of stages.
+struct RingState {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
+template <Format kFormat, class C>
+__device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, int first, int step,
+                                           int rank) {
+  // Each of the four warps brings a quarter of the row tiles, a lane each.
+  constexpr int kTilesOfWarp = C::kRowTiles / 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint64_t* barrier) {
+    // Bytes may arrive before they are expected: the phase ends only after the arrival that expects them.
+    if (warp == 0 && lane == 0) ptx::mbarrier_expect(barrier, copy.bytes());
+    if (lane < kTilesOfWarp) copy.weights(stage, barrier, warp * kTilesOfWarp + lane);
+  };
+  const Blocks blocks = blocks_of_rank(args, rank);
+  const int num_tiles = args.row_tiles * args.token_tiles;
+  // Weights of the first stages do not depend on earlier kernels; their activations do.
+  int ahead = 0;
+  const TileOfGrid first_tile = tile_of_grid(args, first);
+  for (int block = blocks.begin; block < blocks.end && ahead < C::kStages; block += C::kBlocks, ++ahead) {
+    const StageCopy<kFormat, C> copy{args, first_tile, block, min(C::kBlocks, blocks.end - block)};
+    copy_weights(copy, ring.stages + ahead * C::kStageBytes, ring.filled + ahead);
+  }
+  ptx::wait_for_earlier_kernels();
+  RingState state;
+  int position = 0;
+  for (int index = first; index < num_tiles; index += step) {
+    const TileOfGrid tile = tile_of_grid(args, index);
+    for (int block = blocks.begin; block < blocks.end; block += C::kBlocks, ++position) {
+      const StageCopy<kFormat, C> copy{args, tile, block, min(C::kBlocks, blocks.end - block)};
+      std::byte* stage = ring.stages + state.stage * C::kStageBytes;
+      std::uint64_t* barrier = ring.filled + state.stage;
+      if (position >= ahead) {
+        if (position >= C::kStages) ptx::mbarrier_wait(ring.drained + state.stage, state.parity ^ 1U);
+        copy_weights(copy, stage, barrier);
+      }
+      if (warp == 0) copy.inputs(stage, barrier, lane);
+      state.advance(C::kStages);
+    }
+  }
+}
+
+template <int kCount>
+__device__ __forceinline__ void clear(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = 0.0F;
+}
+
+// Sums of a warpgroup's tile: [64 rows][tokens].
+template <class C>
+using Sums = float[C::kTilesM][C::kTokens / 2];
+
+// Narrow scales and plain formats: two sets of A registers take turns, so that one is decoded while the
+// tensor cores read the other.
+template <Format kFormat, class C>
+__device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const Ring& ring, RingState& state,
+                                                const Blocks& blocks, Sums<C>& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_tile = warp / 4 * 4 * C::kTilesM + warp % 4;
+#pragma unroll
+  for (int i = 0; i < C::kTilesM; ++i) clear(sums[i]);
+  int before = -1;  // the stage to let go
+  for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
+    std::byte* stage = ring.stages + state.stage * C::kStageBytes;
+    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    const int count = min(C::kBlocks, blocks.end - block);
+#pragma unroll
+    for (int b = 0; b < C::kBlocks; ++b) {
+      if (b >= count) break;
+      const std::uint64_t inputs =
+          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+#pragma unroll
+      for (int i = 0; i < C::kTilesM; ++i) {
+        // These codes are operands as they are: not to be loaded while the last ones are read.
+        if constexpr (kFormat == Format::bf16) ptx::wgmma_wait<C::kPending>();
+        LaneCodes<kFormat> codes;
+        codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
+        LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
+        if constexpr (has_narrow_scales(kFormat)) {
+          scales.load(stage_scales<C>(stage, first_tile + 4 * i) + b * scale_block_bytes(kFormat), lane);
+        }
+#pragma unroll
+        for (int part = 0; part < C::kParts; ++part) {
+          std::uint32_t a[4][4];
+          ptx::wgmma_wait<C::kPending>();
+          // The last stage is read no more once its last group, and not only the one before, is done.
+          const bool let_go = (b * C::kTilesM + i) * C::kParts + part == C::kPending;
+          if (let_go && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+#pragma unroll
+          for (int step = 0; step < 4; ++step) {
+            RowOperands operands{};
+            if constexpr (has_narrow_scales(kFormat)) operands = scales.operands(step);
+            decode_step(codes, step, operands, a[step], part == 1);
+          }
+          ptx::wgmma_fence();
+#pragma unroll
+          for (int step = 0; step < 4; ++step) {
+            ptx::wgmma(sums[i], a[step], inputs + static_cast<std::uint64_t>(2 * step), 1);
+          }
+          ptx::wgmma_commit();
+        }
+      }
+    }
+    before = state.stage;
+    state.advance(C::kStages);
+  }
+  ptx::wgmma_wait<0>();
+  if (before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+}
+
+// Wide scales: part sums per scale group (or per block, if the group is longer).
+template <Format kFormat, class C>
+__device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const Ring& ring, RingState& state,
+                                                 const Blocks& blocks, Sums<C>& sums) {
+  const PackedWeight& w = args.w[0];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int tile = static_cast<int>(threadIdx.x) / 32;
+  const bool block_scales = scales_whole_blocks(w);
+  float part[C::kTokens / 2];
+  clear(sums[0]);
+  for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
+    std::byte* stage = ring.stages + state.stage * C::kStageBytes;
+    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    const int count = min(C::kBlocks, blocks.end - block);
+    const int first_group = scale_group(w, block * 2);
+    for (int b = 0; b < count; ++b) {
+      const std::uint64_t inputs =
+          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+      LaneCodes<kFormat> codes;
+      codes.load(stage_codes<C>(stage, tile) + b * block_bytes(kFormat), lane);
+      std::uint32_t a[4][4];
+      float scale[2][2];
+#pragma unroll
+      for (int chunk = 0; chunk < 2; ++chunk) {
+        const int at = (scale_group(w, (block + b) * 2 + chunk) - first_group) * kTileRows + lane / 4;
+        const auto* scales = reinterpret_cast<const float*>(stage_scales<C>(stage, tile));
+        scale[chunk][0] = scales[at];
+        scale[chunk][1] = scales[at + 8];
+        RowOperands operands = no_zeros<kFormat>();
+        if (C::kTileZeroBytes != 0 && w.zeros_offset != 0) {
+          const auto* zeros = reinterpret_cast<const std::int8_t*>(stage_zeros<C>(stage, tile));
+          operands = {.low = zero_operand<kFormat>(zeros[at]), .high = zero_operand<kFormat>(zeros[at + 8])};
+        }
+        decode_step(codes, 2 * chunk, operands, a[2 * chunk]);
+        decode_step(codes, 2 * chunk + 1, operands, a[2 * chunk + 1]);
+      }
+      ptx::wgmma_fence();
+      ptx::wgmma(part, a[0], inputs, 0);
+      ptx::wgmma(part, a[1], inputs + 2, 1);
+      if (!block_scales) {
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[0][i / 2 % 2], part[i], sums[0][i]);
+        ptx::wgmma_fence();
+      }
+      ptx::wgmma(part, a[2], inputs + 4, block_scales ? 1 : 0);
+      ptx::wgmma(part, a[3], inputs + 6, 1);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+#pragma unroll
+      for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[1][i / 2 % 2], part[i], sums[0][i]);
+    }
+    if (lane == 0) ptx::mbarrier_arrive(ring.drained + state.stage);
+    state.advance(C::kStages);
+  }
+}
+
+__device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
+
+__device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
+  if (token >= args.m || row >= args.w[0].n) return;
+  float* y = args.y + token * args.y_stride + row;
+  *y = args.accumulate ? *y + value : value;
+}
+
+// Factor of output row `row` in matrix `matrix`; rows past the end take any.
+__device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
+  const int tile = min(row / kTileRows, w.num_tiles - 1);
+  return row_factor(w, tile_address(w, 0, tile).scales, row % kTileRows);
+}
+
+template <class C>
+__device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOfGrid& tile,
+                                           const Sums<C>& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  constexpr int kRowsOfGroup = C::kOutputRows / C::kGroups;
+#pragma unroll
+  for (int i = 0; i < (C::kGated ? 1 : C::kTilesM); ++i) {
+    const int row0 =
+        tile.row_tile * C::kOutputRows + warp / 4 * kRowsOfGroup + i * 64 + warp % 4 * 16 + lane / 4;
+    float factors[2][2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      factors[0][j] = factor_of(args.w[0], row0 + 8 * j);
+      if constexpr (C::kGated) factors[1][j] = factor_of(args.w[1], row0 + 8 * j);
+    }
+#pragma unroll
+    for (int s = 0; s < C::kTokens / 2; ++s) {
+      const int token = tile.token_tile * C::kTokens + s / 4 * 8 + lane % 4 * 2 + s % 2;
+      const int j = s / 2 % 2;
+      float value = factors[0][j] * sums[i][s];
+      if constexpr (C::kGated) value = silu_mul(value, factors[1][j] * sums[1][s]);
+      store(args, token, row0 + 8 * j, value);
+    }
+  }
+}
+
+// Sums of the whole cluster: every block brings its own to shared memory as [token][local row] and finishes a
+// share of the output rows. Called by all consumers; the copiers only take part in the two cluster_sync.
+template <class C>
+__device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, const TileOfGrid& tile,
+                                                      const Sums<C>& sums, std::byte* memory, int rank) {
+  auto* partial = reinterpret_cast<float*>(memory);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  ptx::consumer_barrier<C::kConsumers>();  // nobody reads the ring any more
+#pragma unroll
+  for (int i = 0; i < C::kTilesM; ++i) {
+    const int group_row = C::kGated ? i * C::kOutputRows + warp / 4 * 64 : (warp / 4 * C::kTilesM + i) * 64;
+    const int row = group_row + warp % 4 * 16 + lane / 4;
+#pragma unroll
+    for (int s = 0; s < C::kTokens / 2; ++s) {
+      const int token = s / 4 * 8 + lane % 4 * 2 + s % 2;
+      partial[token * C::kRows + row + s / 2 % 2 * 8] = sums[i][s];
+    }
+  }
+  ptx::cluster_sync();
+  // This block's share, in rows of four.
+  const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
+  const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
+  for (int i = static_cast<int>(threadIdx.x); i < quads * C::kTokens; i += C::kConsumers) {
+    const int token = i / quads;
+    const int row = (first_quad + i % quads) * 4;
+    if (tile.token_tile * C::kTokens + token >= args.m) break;
+    float4 totals[2];
+#pragma unroll
+    for (int matrix = 0; matrix < (C::kGated ? 2 : 1); ++matrix) {
+      const float* mine = partial + token * C::kRows + matrix * C::kOutputRows + row;
+      float4 total = ptx::load_remote4(mine, 0);
+      for (int r = 1; r < args.cluster; ++r) {
+        const float4 other = ptx::load_remote4(mine, static_cast<std::uint32_t>(r));
+        total = {total.x + other.x, total.y + other.y, total.z + other.z, total.w + other.w};
+      }
+      totals[matrix] = total;
+    }
+    const float first[4] = {totals[0].x, totals[0].y, totals[0].z, totals[0].w};
+    const float second[4] = {totals[1].x, totals[1].y, totals[1].z, totals[1].w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int output_row = tile.row_tile * C::kOutputRows + row + j;
+      float value = factor_of(args.w[0], output_row) * first[j];
+      if constexpr (C::kGated) value = silu_mul(value, factor_of(args.w[1], output_row) * second[j]);
+      store(args, tile.token_tile * C::kTokens + token, output_row, value);
+    }
+  }
+  ptx::cluster_sync();
+}
+
+template <Format kFormat, class C>
+__global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_constant__ PrefillArgs args) {
+  extern __shared__ std::byte raw[];
+  std::byte* memory = raw + (1024 - ptx::shared_address(raw) % 1024) % 1024;
+  __shared__ std::uint64_t barriers[2][C::kStages];
+  const Ring ring{.stages = memory, .filled = barriers[0], .drained = barriers[1]};
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int rank = static_cast<int>(blockIdx.x) % args.cluster;
+  const int first = static_cast<int>(blockIdx.x) / args.cluster;
+  const int step = static_cast<int>(gridDim.x) / args.cluster;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < C::kStages; ++i) {
+      ptx::mbarrier_init(ring.filled + i, 1);
+      ptx::mbarrier_init(ring.drained + i, C::kGroups * 4);
+    }
+    ptx::mbarrier_init_fence();
+  }
+  __syncthreads();
+  if (warp >= C::kGroups * 4) {
+    ptx::release_registers<C::kCopierRegisters>();
+    copy_tiles<kFormat, C>(args, ring, first, step, rank);
+    if (args.cluster > 1) {
+      ptx::cluster_sync();
+      ptx::cluster_sync();
+    }
+  } else {
+    ptx::claim_registers<C::kConsumerRegisters>();
+    ptx::wait_for_earlier_kernels();
+    ptx::let_next_kernel_start();
+    const Blocks blocks = blocks_of_rank(args, rank);
+    RingState state;
+    for (int index = first; index < args.row_tiles * args.token_tiles; index += step) {
+      Sums<C> sums;
+      if constexpr (C::kWide) {
+        multiply_grouped<kFormat, C>(args, ring, state, blocks, sums);
+      } else {
+        multiply_folded<kFormat, C>(args, ring, state, blocks, sums);
+      }
+      if (args.cluster == 1) {
+        store_tile<C>(args, tile_of_grid(args, index), sums);
+      } else {
+        store_tile_of_cluster<C>(args, tile_of_grid(args, index), sums, memory, rank);
+      }
+    }
+  }
+}
+
+// Activations to bf16, as B tiles are read: one thread, 8 inputs of a token.
+__global__ void __launch_bounds__(256)
+    round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
+                        const std::int32_t* permutation, uint4* inputs, bool quads_aligned) {
+  ptx::let_next_kernel_start();
+  ptx::wait_for_earlier_kernels();
+  const int chunk = static_cast<int>(threadIdx.x) % 8;
+  const int token = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 8;
+  const int block = static_cast<int>(blockIdx.y);
+  if (token >= m_pad) return;
+  const int column = block * kBlockK + chunk * 8;
+  float values[8] = {};
+  if (token < m) {
+    const float* row = x + token * x_stride;
+    if (quads_aligned && permutation == nullptr && column + 8 <= k) {
+      const float4 low = *reinterpret_cast<const float4*>(row + column);
+      const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
+      values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+      values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int kk = permutation != nullptr ? permutation[column + i] : column + i;
+        if (kk >= 0 && kk < k) values[i] = row[kk];
+      }
+    }
+  }
+  inputs[(static_cast<std::int64_t>(block) * m_pad + token) * 8 + (chunk ^ (token % 8))] = {
+      round_pair(values[0], values[1]), round_pair(values[2], values[3]), round_pair(values[4], values[5]),
+      round_pair(values[6], values[7])};
+}
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+int token_tile(int m) { return m <= 16 ? 16 : m <= 64 ? 64 : kMaxTokenTile; }
+int padded_tokens(int m) { return ceil_div(m, token_tile(m)) * token_tile(m); }
+
+void launch_early(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes, int cluster) {
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
+}
+
+void launch_round_inputs(const Product& p, int m_pad, std::byte* inputs, const Launch& launch) {
+  const bool quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
+  const auto* permutation = p.w.permutation_offset != 0
+                                ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
+                                : nullptr;
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(m_pad, 32)), static_cast<unsigned>(p.w.num_blocks));
+  config.blockDim = dim3(256);
+  config.stream = launch.stream;
+  launch_early(config, attributes, 1);
+  cudaLaunchKernelEx(&config, round_inputs_kernel, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad,
+                     permutation, reinterpret_cast<uint4*>(inputs), quads_aligned);
+}
+
+// Clusters of each size that fit the device at once.
+template <Format kFormat, class C>
+int max_clusters(int size) {
+  static int known[kMaxCluster + 1] = {};
+  if (known[size] == 0) {
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(size));
+    config.blockDim = dim3(C::kThreads);
+    config.dynamicSmemBytes = C::kSharedBytes;
+    launch_early(config, attributes, size);
+    int clusters = 0;
+    const bool answered =
+        cudaOccupancyMaxActiveClusters(&clusters, prefill_kernel<kFormat, C>, &config) == cudaSuccess;
+    known[size] = answered && clusters > 0 ? clusters : 1;
+  }
+  return known[size];
+}
+
+template <Format kFormat, class C>
+void launch_kernel(PrefillArgs args, const Launch& launch) {
+  constexpr int kMinBlocksOfRank = 4;
+  auto* kernel = prefill_kernel<kFormat, C>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+  args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
+  args.token_tiles = args.m_pad / C::kTokens;
+  const int tiles = args.row_tiles * args.token_tiles;
+  // The fewest blocks of k, one after another, for the busiest block of the grid.
+  constexpr int kClusterCost = 6;  // of adding up, in blocks of k
+  int best_cost = args.w[0].num_blocks * ceil_div(tiles, launch.num_sms);
+  args.cluster = 1;
+  for (int size = 2; size <= kMaxCluster && args.w[0].num_blocks / size >= kMinBlocksOfRank; ++size) {
+    const int rounds = ceil_div(tiles, max_clusters<kFormat, C>(size));
+    const int cost = rounds * (ceil_div(args.w[0].num_blocks, size) + kClusterCost);
+    if (cost >= best_cost) continue;
+    best_cost = cost;
+    args.cluster = size;
+  }
+  const int blocks = args.cluster > 1 ? tiles * args.cluster : std::min(tiles, launch.num_sms);
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(C::kThreads);
+  config.dynamicSmemBytes = C::kSharedBytes;
+  config.stream = launch.stream;
+  launch_early(config, attributes, args.cluster);
+  cudaLaunchKernelEx(&config, kernel, args);
+}
+
+template <Format kFormat, int kTokens>
+void launch_tokens(const PrefillArgs& args, bool gated, const Launch& launch) {
+  if constexpr (!has_wide_scales(kFormat)) {
+    if (gated) {
+      launch_kernel<kFormat, Config<kFormat, kTokens, true>>(args, launch);
+      return;
+    }
+  }
+  launch_kernel<kFormat, Config<kFormat, kTokens, false>>(args, launch);
+}
+
+void launch_products(const PrefillArgs& args, bool gated, const Launch& launch) {
+  dispatch_format(args.w[0].format, [&](auto format) {
+    constexpr Format kFormat = decltype(format)::value;
+    switch (token_tile(args.m)) {
+      case 16: launch_tokens<kFormat, 16>(args, gated, launch); return;
+      case 64: launch_tokens<kFormat, 64>(args, gated, launch); return;
+      default: launch_tokens<kFormat, kMaxTokenTile>(args, gated, launch); return;
+    }
+  });
+}
+
+std::size_t input_bytes(const PackedWeight& w, int m) {
+  return static_cast<std::size_t>(w.num_blocks) * static_cast<std::size_t>(padded_tokens(m)) * kInputRowBytes;
+}
+
+}  // namespace
+
+std::size_t prefill_scratch_bytes(const PackedWeight& w, int num_matrices, int m) {
+  const bool two_products = num_matrices == 2 && has_wide_scales(w.format);
+  const std::size_t outputs = static_cast<std::size_t>(m) * static_cast<std::size_t>(w.n) * sizeof(float);
+  return input_bytes(w, m) + (two_products ? 2 * outputs : 0);
+}
+
+void launch_prefill_product(const Product& p, const PackedWeight* up, const Launch& launch) {
+  if (p.m == 0 || p.w.n == 0) return;
+  const int m_pad = padded_tokens(p.m);
+  launch_round_inputs(p, m_pad, launch.scratch, launch);
+  PrefillArgs args{.w = {p.w, up != nullptr ? *up : p.w},
+                   .inputs = launch.scratch,
+                   .y = p.y,
+                   .y_stride = p.y_stride,
+                   .m = p.m,
+                   .m_pad = m_pad,
+                   .row_tiles = 0,
+                   .token_tiles = 0,
+                   .cluster = 1,
+                   .accumulate = p.accumulate};
+  if (up == nullptr || !has_wide_scales(p.w.format)) {
+    launch_products(args, up != nullptr, launch);
+    return;
+  }
+  auto* gate_sums = reinterpret_cast<float*>(launch.scratch + input_bytes(p.w, p.m));
+  float* up_sums = gate_sums + static_cast<std::size_t>(p.m) * static_cast<std::size_t>(p.w.n);
+  args.y_stride = p.w.n;
+  args.y = gate_sums;
+  launch_products(args, false, launch);
+  args.w[0] = *up;
+  args.y = up_sums;
+  launch_products(args, false, launch);
+  launch_silu_mul(gate_sums, up_sums, p.m, p.w.n, p.y, p.y_stride, launch);
+}
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,134 @@
+#include "kernels/cuda/moe/combine.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include "kernels/cuda/moe/ptx.cuh"
+#include "kernels/cuda/moe/stage_tokens.cuh"
+
+namespace nibble::kernels::cuda::moe {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr unsigned kAll = 0xFFFFFFFFU;
+
+// One thread per output column of one token.
+__global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
+  extern __shared__ std::int32_t order[];  // slots of this token by ascending expert
+  __shared__ int num_valid;
+  const int token = static_cast<int>(blockIdx.y);
+  const std::int32_t* ids = p.ids + std::int64_t{token} * p.topk;
+  if (threadIdx.x == 0) num_valid = 0;
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < p.topk; i += kThreads) {
+    const std::int32_t id = ids[i];
+    if (id < 0) continue;
+    int rank = 0;
+    for (int j = 0; j < p.topk; ++j) {
+      rank += static_cast<int>(ids[j] >= 0 && (ids[j] < id || (ids[j] == id && j < i)));
+    }
+    order[rank] = i;
+    atomicAdd(&num_valid, 1);
+  }
+  __syncthreads();
+  wait_for_previous_kernels();
+  const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (column >= p.down.n || num_valid == 0) return;
+  float& y = p.y[token * p.y_stride + column];
+  float sum = y;
+  const float* partial = p.partial + std::int64_t{token} * p.topk * p.down.n + column;
+#pragma unroll 8
+  for (int i = 0; i < num_valid; ++i) sum += __ldcs(partial + std::int64_t{order[i]} * p.down.n);
+  y = sum;
+}
+
+__device__ float warp_max(float value) {
+  for (int d = kWarp / 2; d > 0; d /= 2) value = fmaxf(value, __shfl_xor_sync(kAll, value, d));
+  return value;
+}
+
+__device__ float block_max(float value) {
+  __shared__ float warps[kThreads / kWarp];
+  value = warp_max(value);
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  float top = 0.0F;
+  for (float w : warps) top = fmaxf(top, w);
+  __syncthreads();
+  return top;
+}
+
+__device__ float round_e4m3(float value) {
+  const __nv_fp8_storage_t code = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+  return __half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3)));
+}
+
+constexpr int kFp8Group = 128;
+constexpr float kFloor = 1e-12F;
+constexpr float kE4m3Max = 448.0F;
+
+// One block per row. Rows with a value that is not finite stay as they are, as on the host.
+__global__ void __launch_bounds__(kThreads)
+    quantize_hidden_kernel(const __grid_constant__ MoeParams p, Hidden format) {
+  const std::int64_t width = p.h_row;
+  const int k = p.down.k;
+  const float* in = p.h_f32 + blockIdx.x * width;
+  std::uint16_t* out = p.h + blockIdx.x * width;
+  float top = 0.0F;
+  int broken = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < k; i += kThreads) {
+    top = fmaxf(top, fabsf(in[i]));
+    broken |= static_cast<int>(!isfinite(in[i]));
+  }
+  const bool plain = __syncthreads_or(broken) != 0;
+  top = block_max(top);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int begin = warp * kFp8Group; begin < width; begin += kThreads / kWarp * kFp8Group) {
+    float values[kFp8Group / kWarp];
+    float group_top = 0.0F;
+    for (int j = 0; j < kFp8Group / kWarp; ++j) {
+      const int i = begin + j * kWarp + lane;
+      values[j] = i < k ? in[i] : 0.0F;
+      group_top = fmaxf(group_top, fabsf(values[j]));
+    }
+    group_top = warp_max(group_top);
+    const float scale =
+        format == Hidden::fp8 ? fmaxf(group_top, kFloor) / kE4m3Max : fmaxf(top, kFloor) / 127.0F;
+    for (int j = 0; j < kFp8Group / kWarp; ++j) {
+      const int i = begin + j * kWarp + lane;
+      float value = values[j];
+      if (!plain && format == Hidden::fp8) value = round_e4m3(value / scale) * scale;
+      if (!plain && format == Hidden::int8) {
+        value = fminf(fmaxf(rintf(value / scale), -128.0F), 127.0F) * scale;
+      }
+      if (i < width) out[fragment_position(i)] = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    }
+  }
+}
+
+}  // namespace
+
+void launch_quantize_hidden(const MoeParams& p, Hidden format, std::int64_t rows, cudaStream_t stream) {
+  quantize_hidden_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(p, format);
+}
+
+void launch_combine(const MoeParams& p, cudaStream_t stream) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim =
+      dim3(static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads), static_cast<unsigned>(p.m));
+  config.blockDim = dim3(kThreads);
+  // Whole vectors: the compiler reads `order` four at a time.
+  constexpr int kVector = 4;
+  const int slots = (p.topk + kVector - 1) / kVector * kVector;
+  config.dynamicSmemBytes = static_cast<std::size_t>(slots) * sizeof(std::int32_t);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, combine_kernel, p);
+}
+
+}  // namespace nibble::kernels::cuda::moe

@@ -1,0 +1,24 @@
+// The whole MoE: scratch memory and launches.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/moe/params.h"
+#include "kernels/cuda/moe/thresholds.h"
+
+namespace nibble::kernels::cuda::moe {
+
+// Which launches of the MoE to make, for timing them apart.
+enum Parts : unsigned { kSortAndFirst = 1, kSecond = 2, kCombine = 4, kAllParts = 7 };
+
+// Scratch of one call; p needs its sizes and weights only.
+std::size_t scratch_bytes(const MoeParams& p, Hidden hidden, MoeKernel kernel);
+
+// y += experts' outputs. Fills in p's route, h, h_f32 and partial from `scratch` (256-byte aligned).
+void launch_fused_moe(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch, int num_sms,
+                      cudaStream_t stream, unsigned parts = kAllParts);
+
+}  // namespace nibble::kernels::cuda::moe

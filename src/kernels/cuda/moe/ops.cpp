@@ -1,0 +1,91 @@
+// Rows of the CUDA table: topk_gate and fused_moe.
+#include "kernels/cuda/ops.h"
+#include "core/check.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/exec.h"
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/moe/topk_gate.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+std::int32_t to_int32(std::int64_t value) {
+  NIB_CHECK(value >= 0 && value <= INT32_MAX, "size {} does not fit the kernels' 32 bits", value);
+  return static_cast<std::int32_t>(value);
+}
+
+moe::Hidden hidden_of(quant::ActivationFormat format) {
+  switch (format) {
+    case quant::ActivationFormat::none: return moe::Hidden::plain;
+    case quant::ActivationFormat::fp8: return moe::Hidden::fp8;
+    case quant::ActivationFormat::int8: return moe::Hidden::int8;
+  }
+  return moe::Hidden::plain;
+}
+
+void check_moe(const FusedMoeArgs& args) {
+  NIB_CHECK(args.hidden.data == nullptr, "calibration, which sees hidden values, runs on the CPU");
+  const WeightShape& w = args.gate.shape;
+  NIB_CHECK(args.x.dim(1) == w.k && args.y.dim(1) == w.k && args.down.shape.n == w.k &&
+                args.down.shape.k == w.n && args.up.shape.n == w.n && args.up.shape.k == w.k &&
+                args.up.shape.format == w.format && args.up.shape.grouping == w.grouping,
+            "experts [{}, {}] on x [{}, {}]", w.n, w.k, args.x.dim(0), args.x.dim(1));
+}
+
+}  // namespace
+
+void topk_gate(Exec& exec, const TopkGateArgs& args) {
+  const std::int64_t num_experts = args.logits.dim(1);
+  NIB_CHECK(args.topk >= 1 && args.topk <= num_experts, "top {} of {} experts", args.topk, num_experts);
+  NIB_CHECK(num_experts <= kMaxGateExperts, "{} experts; the gate kernel takes {}", num_experts,
+            kMaxGateExperts);
+  NIB_CHECK(args.n_group >= 1 && num_experts % args.n_group == 0, "{} experts in {} groups", num_experts,
+            args.n_group);
+  NIB_CHECK(args.n_group == 1 || (args.topk_group >= 1 && args.topk_group <= args.n_group),
+            "top {} of {} groups", args.topk_group, args.n_group);
+  if (args.logits.dim(0) == 0) return;
+  launch_topk_gate({.logits = args.logits.f32(),
+                    .logits_stride = args.logits.stride[0],
+                    .correction_bias = args.correction_bias,
+                    .topk_ids = args.topk_ids,
+                    .topk_weights = args.topk_weights,
+                    .m = to_int32(args.logits.dim(0)),
+                    .num_experts = to_int32(num_experts),
+                    .n_group = args.n_group,
+                    .topk_group = args.topk_group,
+                    .topk = args.topk,
+                    .softmax = args.scoring == ScoringFunc::softmax,
+                    .top2_sum = args.group_score == GroupScore::top2_sum,
+                    .norm_topk_prob = args.norm_topk_prob,
+                    .routed_scaling_factor = args.routed_scaling_factor},
+                   cuda_exec(exec).stream());
+  check_launch("topk_gate");
+}
+
+void fused_moe(Exec& exec, const FusedMoeArgs& args) {
+  check_moe(args);
+  if (args.x.dim(0) == 0 || args.topk == 0) return;
+  CudaExec& cuda = cuda_exec(exec);
+  moe::MoeParams p{};
+  p.x = args.x.f32();
+  p.x_stride = args.x.stride[0];
+  p.y = args.y.f32();
+  p.y_stride = args.y.stride[0];
+  p.ids = args.topk_ids;
+  p.weights = args.topk_weights;
+  p.m = to_int32(args.x.dim(0));
+  p.topk = args.topk;
+  p.num_experts = to_int32(args.gate.shape.num_groups);
+  p.gate = packed_weight(args.gate);
+  p.up = packed_weight(args.up);
+  p.down = packed_weight(args.down);
+  to_int32(args.x.dim(0) * args.topk);
+  const moe::Hidden hidden = hidden_of(args.down.shape.activations);
+  const moe::MoeKernel kernel = moe::choose_moe_kernel(p, hidden);
+  std::byte* scratch = cuda.scratch(moe::scratch_bytes(p, hidden, kernel));
+  moe::launch_fused_moe(p, hidden, kernel, scratch, cuda.num_sms(), cuda.stream());
+  check_launch("fused_moe");
+}
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,47 @@
+// What the MoE kernels are given: plain values and device pointers.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/packed_weight.h"
+
+namespace nibble::kernels::cuda::moe {
+
+// What hidden values go through before down multiplies them (quant::ActivationFormat).
+enum class Hidden : std::uint8_t { plain, fp8, int8 };
+
+// Some consecutive entries of the sorted list, all of one expert.
+struct Tile {
+  std::int32_t expert;
+  std::int32_t begin;
+  std::int32_t count;
+};
+
+// (token, slot) pairs sorted by expert, cut into tiles. A slot is token * topk + j.
+struct Route {
+  std::int32_t* num_tiles;  // [1]
+  Tile* tiles;              // [max_tiles]
+  std::int32_t* sorted;  // [max_sorted] slots; an expert's entries begin at a multiple of kAlign, gaps are -1
+};
+
+struct MoeParams {
+  const float* x;  // [m, k], rows x_stride floats apart
+  std::int64_t x_stride;
+  float* y;  // [m, k]
+  std::int64_t y_stride;
+  const std::int32_t* ids;  // [m, topk]
+  const float* weights;     // [m, topk]
+  std::int32_t m;
+  std::int32_t topk;
+  std::int32_t num_experts;
+  PackedWeight gate;
+  PackedWeight up;
+  PackedWeight down;
+  Route route;         // tiles == null: every block sorts for itself
+  std::uint16_t* h;    // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
+  std::int64_t h_row;  // down.k rounded up to 64
+  float* h_f32;        // hidden values in plain order before they are quantised, or null
+  float* partial;      // [m * topk, down.n]: each slot's weighted output
+};
+
+}  // namespace nibble::kernels::cuda::moe

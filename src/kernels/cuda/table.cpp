@@ -1,0 +1,30 @@
+#include "kernels/cuda/table.h"
+
+#include "kernels/cuda/attention/ops.h"
+#include "kernels/cuda/elementwise/ops.h"
+#include "kernels/cuda/moe/ops.h"
+#include "kernels/cuda/ops.h"
+
+namespace nibble::kernels::cuda {
+
+KernelTable table() {
+  return {
+      .embed = embed,
+      .linear = linear,
+      .gated_linear = gated_linear,
+      .head_linear = head_linear,
+      .head_linear_transposed = head_linear_transposed,
+      .rms_norm = rms_norm,
+      .add = add,
+      .quantize_activation = quantize_activation,
+      .rope = rope,
+      .cache_write = cache_write,
+      .cache_gather = cache_gather,
+      .mla_absorbed = mla_absorbed,
+      .mha = mha,
+      .topk_gate = topk_gate,
+      .fused_moe = fused_moe,
+  };
+}
+
+}  // namespace nibble::kernels::cuda
