@@ -26,6 +26,13 @@ __device__ __forceinline__ int panel_offset(int row, int chunk) {
   return row * 128 + ((chunk ^ (row % 8)) * 16);
 }
 
+__device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;\n" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_t x, std::uint32_t y) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};\n" ::"r"(address), "r"(x), "r"(y) : "memory");
+}
+
 // wgmma operand descriptors, with the 128-byte swizzle. Moving by columns (K of k_major) or rows (K of
 // mn_major) adds the byte distance / 16 to the descriptor.
 __device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, std::uint64_t leading_bytes,

@@ -112,32 +112,34 @@ class Decoder {
   __device__ __forceinline__ void run(const Schedule& schedule) {
     const int part = static_cast<int>(blockIdx.x) / launch_.num_groups;
     const int end = schedule.cut(part + 1);
-    std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
+    std::uint32_t phases = 3;  // bit b: of buffer b; a fresh barrier passes a wait for phase 1
     Piece piece;
     for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
       std::int64_t entries = locate(piece, piece.tile_begin);
       float scales = scale_of(entries);
-      fetch(entries, 0, batches_[0]);
+      fetch(entries, 0, first_);
+      fetch(entries, 1, second_);
       for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
         const int buffer = (tile - piece.tile_begin) % 2;
         const std::int64_t next = tile + 1 < piece.tile_end ? locate(piece, tile + 1) : -1;
-        const float next_scales = scale_of(next);
-        fetch(entries, 1, batches_[1]);
-        mbarrier_wait(shared_address(&shared_.empty[buffer][0]), phase[buffer]);
-        mbarrier_wait(shared_address(&shared_.empty[buffer][1]), phase[buffer]);
-        phase[buffer] ^= 1U;
-#pragma unroll
-        for (int batch = 0; batch < kBatches; ++batch) {
-          decode(batch, batches_[batch % 2], scales, shared_.kv[buffer]);
+        mbarrier_wait(shared_address(&shared_.empty[buffer][0]), phases >> buffer & 1U);
+        mbarrier_wait(shared_address(&shared_.empty[buffer][1]), phases >> buffer & 1U);
+        phases ^= 1U << buffer;
+        const std::uint32_t to = shared_address(shared_.kv[buffer]);
+        // Not unrolled: the addresses of all batches at once would not fit in the registers.
+#pragma unroll 1
+        for (int batch = 0; batch < kBatches; batch += 2) {
           // Two batches are always under way, also over the border of two tiles.
-          if (batch + 2 < kBatches) {
-            fetch(entries, batch + 2, batches_[batch % 2]);
-          } else if (batch + 2 == kBatches) {
-            fetch(next, 0, batches_[0]);
-          }
+          const bool last = batch + 2 == kBatches;
+          const std::int64_t source = last ? next : entries;
+          const int ahead = last ? 0 : batch + 2;
+          decode(batch, first_, scales, to);
+          fetch(source, ahead, first_);
+          decode(batch + 1, second_, scales, to);
+          fetch(source, ahead + 1, second_);
         }
         entries = next;
-        scales = next_scales;
+        scales = scale_of(next);
         fence_async_proxy();
         __syncwarp();
         if (lane() == 0) {
@@ -152,7 +154,7 @@ class Decoder {
   static constexpr int kWarpEntries = kMlaTile / kProducerWarps;
   static constexpr int kBatch = 4;  // entries
   static constexpr int kBatches = kWarpEntries / kBatch;
-  static_assert(kBatches % 2 == 0, "a tile begins with the first of the two sets of registers");
+  static_assert(kBatches % 2 == 0, "two batches are decoded a turn");
 
   struct Batch {
     std::uint32_t codes[kBatch][4];
@@ -193,7 +195,7 @@ class Decoder {
   }
 
   __device__ __forceinline__ void decode(int batch, const Batch& from, float scales,
-                                         std::uint8_t* tile) const {
+                                         std::uint32_t tile) const {
     constexpr auto kKind = kCodes == CacheCodes::e4m3 ? __NV_E4M3 : __NV_E5M2;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -206,19 +208,21 @@ class Decoder {
             __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word), kKind)));
         const auto high = __half22float2(
             __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word >> 16), kKind)));
-        auto* to =
-            tile + (2 * j + lane() / 16) * kPanelBytes + panel_offset(row, lane() % 16 / 2) + lane() % 2 * 8;
-        *reinterpret_cast<uint2*>(to) = {bf16_pair(low.x * scale, low.y * scale),
-                                         bf16_pair(high.x * scale, high.y * scale)};
+        const auto to =
+            tile + static_cast<std::uint32_t>((2 * j + lane() / 16) * kPanelBytes +
+                                              panel_offset(row, lane() % 16 / 2) + lane() % 2 * 8);
+        store_shared(to, bf16_pair(low.x * scale, low.y * scale), bf16_pair(high.x * scale, high.y * scale));
       }
-      auto* to = tile + kRopePanel * kPanelBytes + panel_offset(row, lane() / 4) + lane() % 4 * 4;
-      *reinterpret_cast<std::uint32_t*>(to) = from.rope[i];
+      store_shared(tile + static_cast<std::uint32_t>(kRopePanel * kPanelBytes +
+                                                     panel_offset(row, lane() / 4) + lane() % 4 * 4),
+                   from.rope[i]);
     }
   }
 
   const MlaFast& launch_;
   Shared& shared_;
-  Batch batches_[2];
+  Batch first_;
+  Batch second_;
 };
 
 }  // namespace nibble::kernels::cuda
