@@ -20,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using models::Binding;
-using quant::MatrixView;
 using ::testing::HasSubstr;
 
 class Quantize : public ::testing::Test {
