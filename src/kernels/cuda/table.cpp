@@ -1,8 +1,5 @@
 #include "kernels/cuda/table.h"
 
-#include "kernels/cuda/attention/ops.h"
-#include "kernels/cuda/elementwise/ops.h"
-#include "kernels/cuda/moe/ops.h"
 #include "kernels/cuda/ops.h"
 
 namespace nibble::kernels::cuda {

@@ -1,4 +1,4 @@
-#include "kernels/cuda/attention/ops.h"
+#include "kernels/cuda/ops.h"
 
 #include "core/check.h"
 #include "kernels/cuda/attention/attention.h"

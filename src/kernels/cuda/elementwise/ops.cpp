@@ -1,4 +1,4 @@
-#include "kernels/cuda/elementwise/ops.h"
+#include "kernels/cuda/ops.h"
 
 #include "core/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
