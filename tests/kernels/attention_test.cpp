@@ -77,14 +77,17 @@ struct AbsorbedCase {
 
 // Everything one call needs, and what must come out of it.
 struct AbsorbedRun {
-  AbsorbedRun(Random& random, const AbsorbedCase& c)
+  // `aligned`: tensors as a device has them, which its fastest kernels want.
+  AbsorbedRun(Random& random, const AbsorbedCase& c, bool aligned = false)
       : width(c.d_latent + c.d_rope),
         num_rows(std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0})),
         pages(random, c.seq_lens, c.page_size),
-        cache(c.dtype, pages.num_pages + 1, c.page_size, width),
-        q_latent({num_rows, c.heads, c.d_latent}, random.floats(num_rows * c.heads * c.d_latent), 3),
-        q_pe({num_rows, c.heads, c.d_rope}, random.floats(num_rows * c.heads * c.d_rope, -2.0F, 2.0F), 5),
-        o({num_rows, c.heads, c.d_latent}, 2) {
+        cache(c.dtype, pages.num_pages + 1, c.page_size, width, aligned ? 0 : 2),
+        q_latent({num_rows, c.heads, c.d_latent}, random.floats(num_rows * c.heads * c.d_latent),
+                 aligned ? 0 : 3, lead(aligned)),
+        q_pe({num_rows, c.heads, c.d_rope}, random.floats(num_rows * c.heads * c.d_rope, -2.0F, 2.0F),
+             aligned ? 0 : 5, lead(aligned)),
+        o({num_rows, c.heads, c.d_latent}, aligned ? 0 : 2, lead(aligned)) {
     for (const std::int32_t len : c.q_lens) cu_seqlens.push_back(cu_seqlens.back() + len);
     for (std::size_t s = 0; s < c.seq_lens.size(); ++s) {
       auto& sequence = entries.emplace_back();
@@ -97,6 +100,8 @@ struct AbsorbedRun {
       }
     }
   }
+
+  static std::int64_t lead(bool aligned) { return aligned ? HostTensor::kAligned : HostTensor::kUnaligned; }
 
   MlaAbsorbedArgs args(const AbsorbedCase& c, float scale) {
     return {.q_latent = q_latent.view(),
@@ -158,17 +163,23 @@ const AbsorbedCase kAbsorbedCases[] = {
     {{1, 1}, {1030, 515}, 16, 512, 64, 64, DType::bf16},
     {{17}, {80}, 16, 512, 64, 16, DType::f32},
     {{1}, {70}, 128, 512, 64, 64, DType::bf16},
+    {{3, 1, 1}, {200, 1, 65}, 64, 512, 64, 64, DType::bf16},
+    {{40}, {100}, 16, 512, 64, 64, DType::bf16},
 };
 
 TEST_P(AttentionTest, Absorbed) {
   Random random(60);
   int index = 0;
   for (const AbsorbedCase& c : kAbsorbedCases) {
-    AbsorbedRun run(random, c);
-    const float scale = 1.5F / std::sqrt(static_cast<float>(run.width));
-    device().table().mla_absorbed(device().exec(), run.args(c, scale));
-    EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale, gpu()))) << "case " << index;
-    EXPECT_TRUE(run.o.guards_intact()) << "case " << index;
+    for (const bool aligned : {false, true}) {
+      if (aligned && !gpu()) continue;  // the CPU's kernels make no difference
+      AbsorbedRun run(random, c, aligned);
+      const float scale = 1.5F / std::sqrt(static_cast<float>(run.width));
+      device().table().mla_absorbed(device().exec(), run.args(c, scale));
+      EXPECT_TRUE(within_bounds(run.o.values(), run.expected(c, scale, gpu())))
+          << "case " << index << (aligned ? ", aligned" : "");
+      EXPECT_TRUE(run.o.guards_intact()) << "case " << index;
+    }
     ++index;
   }
 }
@@ -249,13 +260,19 @@ const MhaCase kMhaCases[] = {{0, 5, 2, 8, 2, 8},        {1, 1, 1, 3, 2, 1},     
 TEST_P(AttentionTest, PlainMultiHead) {
   Random random(65);
   for (const MhaCase& c : kMhaCases) {
-    const HostTensor q_nope({c.m, c.heads, c.d_nope}, random.floats(c.m * c.heads * c.d_nope), 3);
-    const HostTensor q_pe({c.m, c.heads, c.d_rope}, random.floats(c.m * c.heads * c.d_rope), 1);
+    // The size of real models also as a device has its tensors.
+    const bool aligned = c.d_nope == 128;
+    const std::int64_t lead = aligned ? HostTensor::kAligned : HostTensor::kUnaligned;
+    const HostTensor q_nope({c.m, c.heads, c.d_nope}, random.floats(c.m * c.heads * c.d_nope),
+                            aligned ? 0 : 3, lead);
+    const HostTensor q_pe({c.m, c.heads, c.d_rope}, random.floats(c.m * c.heads * c.d_rope), aligned ? 0 : 1,
+                          lead);
     // Keys and values side by side, as kv_b_proj leaves them.
     const std::int64_t d_kv = c.d_nope + c.d_v;
-    const HostTensor kv({c.length, c.heads, d_kv}, random.floats(c.length * c.heads * d_kv), 5);
-    const HostTensor k_pe({c.length, c.d_rope}, random.floats(c.length * c.d_rope), 2);
-    const HostTensor o({c.m, c.heads, c.d_v}, 4);
+    const HostTensor kv({c.length, c.heads, d_kv}, random.floats(c.length * c.heads * d_kv), aligned ? 0 : 5,
+                        lead);
+    const HostTensor k_pe({c.length, c.d_rope}, random.floats(c.length * c.d_rope), aligned ? 0 : 2, lead);
+    const HostTensor o({c.m, c.heads, c.d_v}, aligned ? 0 : 4, lead);
     const float scale = 2.0F / std::sqrt(static_cast<float>(c.d_nope + c.d_rope));
     device().table().mha(device().exec(), {.q_nope = q_nope.view(),
                                            .q_pe = q_pe.view(),

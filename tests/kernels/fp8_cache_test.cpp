@@ -114,8 +114,11 @@ TEST_P(Fp8CacheTest, AttentionSeesTheValuesItHolds) {
   constexpr std::int32_t kLength = 83;
   Random random(61);
   for (const DType dtype : {DType::f8_e4m3, DType::f8_e5m2}) {
-    for (const std::int64_t d_latent : {33, 64}) {
-      const std::int64_t d_rope = 8;
+    for (const std::int64_t d_latent : {33, 64, 512}) {
+      const bool real_size = d_latent == 512;  // a GPU has a kernel for it that rounds to bf16
+      const std::int64_t d_rope = real_size ? 64 : 8;
+      const std::int64_t lead = real_size ? HostTensor::kAligned : HostTensor::kUnaligned;
+      const double tolerance = real_size && gpu() ? 4e-3 : 1e-6;
       Fp8Cache cache(dtype, d_latent, d_rope);
       write(cache, HostTensor({kLength, d_latent}, random.floats(kLength * d_latent), 1),
             HostTensor({kLength, d_rope}, random.floats(kLength * d_rope), 1));
@@ -125,12 +128,12 @@ TEST_P(Fp8CacheTest, AttentionSeesTheValuesItHolds) {
       Fp8Cache plain(DType::f32, d_latent, d_rope);
       write(plain, latent, k_pe);
 
-      const HostTensor q_latent({3, kHeads, d_latent}, random.floats(3 * kHeads * d_latent), 0);
-      const HostTensor q_pe({3, kHeads, d_rope}, random.floats(3 * kHeads * d_rope), 0);
+      const HostTensor q_latent({3, kHeads, d_latent}, random.floats(3 * kHeads * d_latent), 0, lead);
+      const HostTensor q_pe({3, kHeads, d_rope}, random.floats(3 * kHeads * d_rope), 0, lead);
       const std::vector<std::int32_t> cu_seqlens{0, 3};
       const std::vector<std::int32_t> seq_lens{kLength};
       const auto attend = [&](Fp8Cache& over) {
-        const HostTensor o({3, kHeads, d_latent}, 0);
+        const HostTensor o({3, kHeads, d_latent}, 0, lead);
         device().table().mla_absorbed(device().exec(), {.q_latent = q_latent.view(),
                                                         .q_pe = q_pe.view(),
                                                         .cache = over.view,
@@ -146,7 +149,7 @@ TEST_P(Fp8CacheTest, AttentionSeesTheValuesItHolds) {
       };
       const std::vector<float> actual = attend(cache);
       const std::vector<float> expected = attend(plain);
-      for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-6F);
+      for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], tolerance);
     }
   }
 }

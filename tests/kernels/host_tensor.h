@@ -14,17 +14,21 @@ namespace nibble::kernels::testing {
 class HostTensor {
  public:
   // Elements start as guards too: an output element that is never written stays NaN.
-  HostTensor(std::initializer_list<std::int64_t> shape, std::int64_t row_gap = 0) {
+  // kAligned: the start is aligned as a device's own tensors are; else to 4 bytes.
+  static constexpr std::int64_t kUnaligned = 3;
+  static constexpr std::int64_t kAligned = 16;
+
+  HostTensor(std::initializer_list<std::int64_t> shape, std::int64_t row_gap = 0,
+             std::int64_t lead = kUnaligned) {
     view_ = make_view(nullptr, DType::f32, shape);
     row_length_ = view_.stride[0];
     view_.stride[0] += row_gap;
-    constexpr std::int64_t kLead = 3;
-    storage_.assign(static_cast<std::size_t>(kLead + view_.dim(0) * view_.stride[0] + 1), guard());
-    view_.data = storage_.data() + kLead;
+    storage_.assign(static_cast<std::size_t>(lead + view_.dim(0) * view_.stride[0] + 1), guard());
+    view_.data = storage_.data() + lead;
   }
   HostTensor(std::initializer_list<std::int64_t> shape, std::span<const float> values,
-             std::int64_t row_gap = 0)
-      : HostTensor(shape, row_gap) {
+             std::int64_t row_gap = 0, std::int64_t lead = kUnaligned)
+      : HostTensor(shape, row_gap, lead) {
     for (std::int64_t i = 0; i < view_.dim(0); ++i) {
       for (std::int64_t j = 0; j < row_length_; ++j) {
         row(i)[j] = values[static_cast<std::size_t>(i * row_length_ + j)];

@@ -15,10 +15,12 @@
 namespace nibble::kernels::testing {
 
 struct PagedCache {
-  PagedCache(DType cache_dtype, std::int64_t num_pages, std::int32_t tokens_per_page, std::int64_t entry_size)
+  PagedCache(DType cache_dtype, std::int64_t num_pages, std::int32_t tokens_per_page, std::int64_t entry_size,
+             std::int64_t entry_gap = 2)
       : dtype(cache_dtype),
         page_size(tokens_per_page),
         width(entry_size),
+        gap(entry_gap),
         num_slots(num_pages * tokens_per_page) {
     const std::size_t elements = static_cast<std::size_t>(num_slots * stride());
     floats.assign(dtype == DType::f32 ? elements : 0, std::numeric_limits<float>::quiet_NaN());
@@ -26,7 +28,7 @@ struct PagedCache {
   }
 
   // Entries lie further apart than they are long.
-  [[nodiscard]] std::int64_t stride() const { return width + 2; }
+  [[nodiscard]] std::int64_t stride() const { return width + gap; }
 
   [[nodiscard]] TensorView view() {
     TensorView v = make_view(nullptr, dtype, {num_slots, width});
@@ -51,6 +53,7 @@ struct PagedCache {
   DType dtype;
   std::int32_t page_size;
   std::int64_t width;
+  std::int64_t gap;
   std::int64_t num_slots;
   std::vector<float> floats;
   std::vector<std::uint16_t> halves;

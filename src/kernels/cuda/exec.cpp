@@ -22,12 +22,10 @@ cudaEvent_t make_event() {
 
 CudaExec::CudaExec(int num_threads)
     : Exec(num_threads),
-      lanes_{Lane{.stream = make_stream(), .scratch = {}, .counters = {}},
-             Lane{.stream = make_stream(), .scratch = {}, .counters = {}}},
+      lanes_{Lane{.stream = make_stream(), .scratch = {}}, Lane{.stream = make_stream(), .scratch = {}}},
       fork_(make_event()),
       join_(make_event()),
       memory_(lanes_[0].stream) {
-  for (Lane& lane : lanes_) lane.counters = memory_.allocate(kNumCounters * sizeof(std::uint32_t));
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&num_sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");

@@ -10,7 +10,6 @@
 #include <unordered_map>
 
 #include "core/buffer.h"
-#include "kernels/cuda/counters.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/exec.h"
 
@@ -40,11 +39,6 @@ class CudaExec final : public Exec {
   // while one is made: so the first run of a shape is not recorded.
   std::byte* scratch(std::size_t bytes);
 
-  // kNumCounters zeros for the op that is running, which must leave them zero.
-  [[nodiscard]] std::uint32_t* counters() const noexcept {
-    return lanes_[lane_].counters.as<std::uint32_t>();
-  }
-
   // Nodes of the recording that ran last, for people.
   [[nodiscard]] std::size_t num_graph_nodes() const noexcept { return num_graph_nodes_; }
 
@@ -53,7 +47,6 @@ class CudaExec final : public Exec {
   struct Lane {
     cudaStream_t stream = nullptr;
     Buffer scratch;
-    Buffer counters;
   };
   struct Recording {
     int num_runs = 0;
