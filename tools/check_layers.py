@@ -31,7 +31,7 @@ ALSO = {"src/engine/llm.cpp": ("text/",)}
 INTRINSICS = re.compile(r"^([a-z0-9]+intrin|arm_(neon|sve|acle))\.h$")
 INTRINSICS_HOME = "src/kernels/cpu/"
 CUDA = re.compile(r"^(cuda|cublas|nccl|cub/|mma\b|nvtx)")
-CUDA_HOME = ("src/kernels/cuda/", "src/comm/nccl")
+CUDA_HOME = ("src/kernels/cuda/", "src/comm/nccl", "tests/kernels/gpu/")
 # Slow to compile or intrusive: in source files only, so that our headers stay light.
 HEAVY = re.compile(r"^(nlohmann/|simdjson|CLI/|spdlog/|pcre2|fmt/(ranges|chrono|ostream))")
 HEAVY_HEADERS = ("src/core/json.h", "src/formats/json_text.h", "src/formats/config_fields.h")  # wrappers, for source files

@@ -23,9 +23,8 @@ Result<kernels::DeviceOptions> parse_device(const LlmOptions& options) {
   // Who names a tier of the CPU's kernels means the CPU.
   const bool on_gpu = options.device == "cuda" ||
                       (options.device == "auto" && tier.empty() && !kernels::cuda_devices().names.empty());
-  return kernels::DeviceOptions{.kind = on_gpu ? DeviceKind::cuda : DeviceKind::cpu,
-                                .num_threads = options.num_threads,
-                                .isa = tier};
+  return kernels::DeviceOptions{
+      .kind = on_gpu ? DeviceKind::cuda : DeviceKind::cpu, .num_threads = options.num_threads, .isa = tier};
 }
 
 Result<DType> parse_cache_dtype(std::string_view name, DeviceKind device) {

@@ -1,5 +1,6 @@
 // The public Llm on golden models and dummy weights: everything between options and text.
 #include "nibble/llm.h"
+#include "nibble/system.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -399,7 +400,6 @@ TEST_F(DummyLlm, RefusesAbsurdOptions) {
       {[](LlmOptions& o) { o.num_threads = -1; }, ErrorCode::bad_input, "threads is -1"},
       {[](LlmOptions& o) { o.num_hidden_layers = -2; }, ErrorCode::bad_input, "num_hidden_layers is -2"},
       {[](LlmOptions& o) { o.device = "tpu"; }, ErrorCode::bad_input, "device 'tpu' is unknown"},
-      {[](LlmOptions& o) { o.device = "cuda"; }, ErrorCode::unsupported, "no CUDA backend"},
       {[](LlmOptions& o) { o.isa = "sse9"; }, ErrorCode::bad_input, "sse9"},
       {[](LlmOptions& o) { o.kv_cache_dtype = "int3"; }, ErrorCode::bad_input,
        "kv_cache_dtype 'int3' is unknown"},
@@ -425,6 +425,15 @@ TEST_F(DummyLlm, RefusesAbsurdOptions) {
     EXPECT_EQ(error.code, c.code) << error.message;
     EXPECT_THAT(error.message, HasSubstr(c.text));
   }
+}
+
+TEST_F(DummyLlm, RefusesCudaWhereThereIsNone) {
+  if (!system_info()->cuda_devices.empty()) GTEST_SKIP() << "there is a GPU";
+  LlmOptions changed = options();
+  changed.device = "cuda";
+  const Error error = load_error(changed);
+  EXPECT_EQ(error.code, ErrorCode::unsupported);
+  EXPECT_THAT(error.message, HasSubstr("use --device cpu"));
 }
 
 TEST_F(DummyLlm, EveryFormatCacheAndMlaFormRuns) {

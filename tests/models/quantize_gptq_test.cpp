@@ -71,7 +71,7 @@ struct WholeModel {
     EXPECT_TRUE(models::allocate_weights(*shape.specs, *device).ok());
     EXPECT_TRUE(
         models::stream_weights(shape.checkpoint, shape.bound, *device, quant::ScaleRule::plain, {}).ok());
-    shape.model->build_tables(device->exec().threads());
+    shape.model->build_tables(device->exec());
     std::vector<std::vector<TokenId>> windows;
     for (std::size_t begin = 0; begin < tokens.size(); begin += kWindow) {
       const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(begin);

@@ -111,8 +111,11 @@ class CudaDevice final : public Device {
 
 Result<std::unique_ptr<Device>> make_cuda_device(int num_threads) {
   auto gpus = list_gpus();
-  if (!gpus.ok()) return std::move(gpus).error().with_context("device cuda");
-  if (!can_run(gpus->front())) return unsupported("device cuda: " + refuse(gpus->front()));
+  const auto cannot = [](const std::string& why) {
+    return unsupported(fmt::format("device cuda: {}; use --device cpu", why));
+  };
+  if (!gpus.ok()) return cannot(gpus.error().message);
+  if (!can_run(gpus->front())) return cannot(refuse(gpus->front()));
   try {
     check(cudaSetDevice(0), "cudaSetDevice");
     return std::unique_ptr<Device>(std::make_unique<CudaDevice>(gpus->front(), num_threads));
