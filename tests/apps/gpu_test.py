@@ -1,7 +1,6 @@
 """nibble on a GPU against the reference logits and against the CPU. Skipped, with a message, without a GPU."""
 
 import json
-import math
 import pathlib
 import statistics
 import sys
@@ -31,18 +30,6 @@ def golden_models():
     return found
 
 
-def load_reference(model):
-    tensors = nibble.read_safetensors(model / "golden.safetensors")
-    _, (rows, length, vocab), logits = tensors["logits"]
-    ids = tensors["input_ids"][2]
-    size = length * vocab
-    return {
-        "ids": [list(ids[r * length:(r + 1) * length]) for r in range(rows)],
-        "logits": [logits[r * size:(r + 1) * size] for r in range(rows)],
-        "vocab": vocab,
-    }
-
-
 class OnGpu(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -63,7 +50,7 @@ class OnGpu(unittest.TestCase):
 
     def test_golden_logits(self):
         for name, model in golden_models().items():
-            want = load_reference(model)
+            want = nibble.golden_reference(model)
             _, median_limit, share_limit = nibble.tolerances(model)
             for mla in ("naive", "absorb"):
                 for feed, options in FEEDS.items():
@@ -71,9 +58,7 @@ class OnGpu(unittest.TestCase):
                         errors = []
                         for row in (0, 1):
                             got = self.compute(model, want, row, ["--mla", mla, *options])
-                            for start in range(0, len(got), want["vocab"]):
-                                a, b = got[start:start + want["vocab"]], want["logits"][row][start:start + want["vocab"]]
-                                errors.append(math.dist(a, b) / math.hypot(*b))
+                            errors += nibble.position_errors(got, want["logits"][row], want["vocab"])
                         self.assertLessEqual(statistics.median(errors), median_limit)
                         self.assertLessEqual(sum(e > 0.1 for e in errors) / len(errors), share_limit)
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 import pathlib
 import statistics
 import struct
@@ -29,27 +28,7 @@ def isas():
     return nibble.supported_isas()
 
 
-@functools.cache
-def reference(model):
-    tensors = nibble.read_safetensors(model / "golden.safetensors")
-    _, (rows, length, vocab), logits = tensors["logits"]
-    ids = tensors["input_ids"][2]
-    size = length * vocab
-    return {
-        "ids": [list(ids[r * length:(r + 1) * length]) for r in range(rows)],
-        "logits": [logits[r * size:(r + 1) * size] for r in range(rows)],
-        "vocab": vocab,
-        "greedy": list(tensors["greedy_ids"][2]),
-    }
-
-
-def position_errors(got, want, vocab):
-    """|difference| / |logits| of every position."""
-    errors = []
-    for start in range(0, len(want), vocab):
-        a, b = got[start:start + vocab], want[start:start + vocab]
-        errors.append(math.dist(a, b) / math.hypot(*b))
-    return errors
+reference = functools.cache(nibble.golden_reference)
 
 
 class Logits(unittest.TestCase):
@@ -118,7 +97,7 @@ class Logits(unittest.TestCase):
         errors = []
         for row in (0, 1):
             got = self.compute(model, row, *options, isa=isa)
-            errors += position_errors(got, want["logits"][row], want["vocab"])
+            errors += nibble.position_errors(got, want["logits"][row], want["vocab"])
         self.assertLessEqual(statistics.median(errors), median_limit)
         self.assertLessEqual(sum(e > 0.1 for e in errors) / len(errors), share_limit)
 

@@ -94,6 +94,29 @@ def read_safetensors(path):
     return tensors
 
 
+def golden_reference(model):
+    """Token ids, logits and greedy continuation of a golden model; the first two by row."""
+    tensors = read_safetensors(model / "golden.safetensors")
+    _, (rows, length, vocab), logits = tensors["logits"]
+    ids = tensors["input_ids"][2]
+    size = length * vocab
+    return {
+        "ids": [list(ids[r * length:(r + 1) * length]) for r in range(rows)],
+        "logits": [logits[r * size:(r + 1) * size] for r in range(rows)],
+        "vocab": vocab,
+        "greedy": list(tensors["greedy_ids"][2]),
+    }
+
+
+def position_errors(got, want, vocab):
+    """|difference| / |logits| of every position."""
+    errors = []
+    for start in range(0, len(want), vocab):
+        a, b = got[start:start + vocab], want[start:start + vocab]
+        errors.append(math.dist(a, b) / math.hypot(*b))
+    return errors
+
+
 def tolerances(model):
     """What the golden directory's README recommends: (f32 max difference, bf16 median e, bf16 share of e > 0.1)."""
     text = (model / "README.md").read_text()
