@@ -84,12 +84,16 @@ void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step,
   const TensorView latent = kv_a.columns(0, config_.kv_lora_rank);
   const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, width);
   weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
-  weights_.kv_a_layernorm.forward(ctx, latent, latent);
-  rope.forward(ctx, k_pe, step.batch.arrays().positions);
+  const kernels::CacheEntryPrologue prologue{.norm_weight = weights_.kv_a_layernorm.weight().f32(),
+                                             .norm_eps = weights_.kv_a_layernorm.eps(),
+                                             .positions = step.batch.arrays().positions,
+                                             .cos = rope.cos(),
+                                             .sin = rope.sin()};
   ctx.table.cache_write(ctx.exec, {.latent = latent,
                                    .k_pe = k_pe,
                                    .slot_mapping = step.batch.arrays().slot_mapping,
-                                   .cache = step.cache});
+                                   .cache = step.cache,
+                                   .prologue = &prologue});
 }
 
 void MlaAttention::attend(Context& ctx, const Step& step) const {

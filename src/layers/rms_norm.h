@@ -13,8 +13,13 @@ class RmsNorm {
   // x, y: [m, dim] f32, rows may be strided; y may be x.
   void forward(Context& ctx, TensorView x, TensorView y) const;
 
+  // x += add, then the norm of x. add: [m, dim] f32; y may be neither.
+  void forward_add(Context& ctx, TensorView x, TensorView add, TensorView y) const;
+
   // For loading, once.
   [[nodiscard]] Parameter& weight() noexcept { return weight_; }
+  [[nodiscard]] const Parameter& weight() const noexcept { return weight_; }
+  [[nodiscard]] float eps() const noexcept { return eps_; }
 
  private:
   Parameter weight_;

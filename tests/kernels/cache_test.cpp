@@ -41,6 +41,63 @@ TEST_P(CacheTest, WriteTouchesItsSlotsOnly) {
   }
 }
 
+// Entries made of kv_a_proj's output equal those of its parts, normed and rotated one by one.
+TEST_P(CacheTest, WriteNormsAndRotates) {
+  constexpr std::int64_t kM = 5;
+  constexpr std::int64_t kPositions = 11;
+  Random random(52);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const std::vector<float> weight = random.floats(kLatent, 0.1F, 2.0F);
+    const std::vector<float> latents = activations(random, kM * kLatent);
+    const std::vector<float> k_pes = activations(random, kM * kRope);
+    const std::vector<std::int32_t> slots{7, 19, 0, 3, 12};
+    const std::vector<std::int32_t> positions{0, 10, 4, 4, 1};
+    const HostTensor cos({kPositions, kRope / 2}, random.floats(kPositions * kRope / 2), 1);
+    const HostTensor sin({kPositions, kRope / 2}, random.floats(kPositions * kRope / 2), 2);
+    const HostTensor latent({kM, kLatent}, latents, 3);
+    const HostTensor k_pe({kM, kRope}, k_pes, 5);
+    PagedCache cache(dtype, 5, 4, kLatent + kRope);
+    const CacheEntryPrologue prologue{.norm_weight = weight.data(),
+                                      .norm_eps = 1e-6F,
+                                      .positions = positions.data(),
+                                      .cos = cos.view(),
+                                      .sin = sin.view()};
+    device().table().cache_write(device().exec(), {.latent = latent.view(),
+                                                   .k_pe = k_pe.view(),
+                                                   .slot_mapping = slots.data(),
+                                                   .cache = cache.view(),
+                                                   .prologue = &prologue});
+    EXPECT_TRUE(latent.guards_intact() && k_pe.guards_intact());
+
+    const double rounding = dtype == DType::bf16 ? 0x1p-8 : 0.0;
+    std::vector<float> found;
+    std::vector<Bounded> expected;
+    for (std::int64_t i = 0; i < kM; ++i) {
+      const auto row = static_cast<std::size_t>(i);
+      for (std::int64_t c = 0; c < kLatent + kRope; ++c) found.push_back(cache.get(slots[row], c));
+      double squares = 0.0;
+      const std::span<const float> x = std::span(latents).subspan(row * kLatent, kLatent);
+      for (const float v : x) squares += std::pow(static_cast<double>(v), 2);
+      const double scale = 1.0 / std::sqrt(squares / static_cast<double>(kLatent) + 1e-6);
+      for (std::size_t c = 0; c < kLatent; ++c) {
+        const double value = static_cast<double>(x[c]) * scale * static_cast<double>(weight[c]);
+        expected.push_back({value, std::abs(value) * (sum_rounding(kLatent) + rounding)});
+      }
+      for (std::int64_t c = 0; c < kRope; ++c) {
+        const float* pair = k_pes.data() + i * kRope + c / 2 * 2;
+        const auto even = static_cast<double>(pair[0]);
+        const auto odd = static_cast<double>(pair[1]);
+        const auto co = static_cast<double>(cos.row(positions[row])[c / 2]);
+        const auto si = static_cast<double>(sin.row(positions[row])[c / 2]);
+        const double value = c % 2 == 0 ? even * co - odd * si : odd * co + even * si;
+        expected.push_back(
+            {value, 4.0 * kEpsF32 * (std::abs(even) + std::abs(odd)) + std::abs(value) * rounding});
+      }
+    }
+    EXPECT_TRUE(within_bounds(found, expected)) << dtype_name(dtype);
+  }
+}
+
 TEST_P(CacheTest, GatherFollowsThePages) {
   Random random(51);
   for (const DType dtype : {DType::f32, DType::bf16}) {

@@ -54,6 +54,29 @@ TEST_P(NormTest, RmsNormInPlace) {
   EXPECT_TRUE(x.guards_intact());
 }
 
+TEST_P(NormTest, RmsNormOfASum) {
+  Random random(34);
+  for (const std::int64_t d : {1, 33, 1536, 9001}) {
+    for (const std::int64_t m : {0, 1, 7}) {
+      const std::vector<float> weight = random.floats(d, 0.1F, 2.0F);
+      const std::vector<float> a = activations(random, m * d);
+      const std::vector<float> b = activations(random, m * d);
+      const HostTensor x({m, d}, a, 9);
+      const HostTensor add({m, d}, b, 4);
+      const HostTensor y({m, d}, 2);
+      device().table().rms_norm(
+          device().exec(),
+          {.x = x.view(), .weight = weight.data(), .eps = 1e-6F, .y = y.view(), .add = add.view()});
+      std::vector<float> sum;
+      for (std::size_t i = 0; i < a.size(); ++i) sum.push_back(a[i] + b[i]);
+      EXPECT_TRUE(same_bits(x.values(), sum)) << "m=" << m << " d=" << d;
+      EXPECT_TRUE(same_bits(add.values(), b)) << "m=" << m << " d=" << d;
+      EXPECT_TRUE(within_bounds(y.values(), normed(sum, weight, 1e-6F))) << "m=" << m << " d=" << d;
+      EXPECT_TRUE(x.guards_intact() && y.guards_intact()) << "m=" << m << " d=" << d;
+    }
+  }
+}
+
 // A zero row stays zero; eps decides for tiny rows; large rows do not overflow.
 TEST_P(NormTest, RmsNormOfUnusualMagnitudes) {
   constexpr std::int64_t kD = 33;

@@ -32,6 +32,8 @@ const GateCase kGateCases[] = {
     {"V2 normalised", 20, false, ScoringFunc::softmax, GroupScore::max, 4, 2, 3, true, 1.0F},
     {"V3", 256, true, ScoringFunc::sigmoid, GroupScore::top2_sum, 8, 4, 8, true, 2.5F},
     {"V3 without groups", 33, true, ScoringFunc::sigmoid, GroupScore::top2_sum, 1, 1, 5, true, 2.5F},
+    {"384 experts", 384, true, ScoringFunc::sigmoid, GroupScore::top2_sum, 1, 1, 6, true, 2.5F},
+    {"128 experts", 128, false, ScoringFunc::softmax, GroupScore::top2_sum, 16, 5, 7, true, 1.0F},
     {"groups of one", 4, true, ScoringFunc::sigmoid, GroupScore::top2_sum, 4, 2, 2, false, 1.0F},
     {"one expert", 1, true, ScoringFunc::sigmoid, GroupScore::top2_sum, 1, 1, 1, true, 1.0F},
     {"all experts", 8, false, ScoringFunc::softmax, GroupScore::max, 2, 2, 8, false, 1.0F},

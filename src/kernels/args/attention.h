@@ -17,12 +17,24 @@ struct RopeArgs {
   TensorView sin;                 // [max_positions, d_rope / 2] f32
 };
 
+// latent = rms_norm(latent), k_pe = rope(k_pe).
+struct CacheEntryPrologue {
+  const float* norm_weight;  // [kv_lora_rank]
+  float norm_eps;
+  const std::int32_t* positions;  // [m]
+  TensorView cos;                 // [max_positions, d_rope / 2] f32
+  TensorView sin;                 // [max_positions, d_rope / 2] f32
+};
+
 // One layer's cache: entry of token slot s at data + s * row stride. dtype f32, bf16, f8_e4m3 or f8_e5m2.
 struct CacheWriteArgs {
   TensorView latent;                 // [m, kv_lora_rank] f32
-  TensorView k_pe;                   // [m, d_rope] f32, rotated
+  TensorView k_pe;                   // [m, d_rope] f32
   const std::int32_t* slot_mapping;  // [m]: page * page_size + offset
   TensorView cache;                  // [num_slots, cache_width]
+  // What makes an entry of kv_a_proj's output, or null if latent is normed and k_pe rotated already. Both
+  // are then overwritten with undefined values.
+  const CacheEntryPrologue* prologue = nullptr;
 };
 
 // Copies the first `length` entries of one sequence out of its pages.

@@ -13,6 +13,9 @@ struct RmsNormArgs {
   const float* weight;  // [d]
   float eps;
   TensorView y;  // [m, d] f32, rows may be strided
+  // [m, d] f32, rows may be strided, or rank 0 = nothing: added to x first. x keeps the sum; y may then be
+  // neither.
+  TensorView add{};
 };
 
 // x += y.

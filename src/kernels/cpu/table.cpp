@@ -25,8 +25,12 @@ void overlay(KernelTable& t) {
   t.mha = [](Exec& exec, const MhaArgs& a) { mha(Get(), exec, a); };
   t.rms_norm = [](Exec& exec, const RmsNormArgs& a) {
     const auto row = [&](std::int64_t i, int) {
-      Get().rms_norm(a.x.f32() + i * a.x.stride[0], a.weight, a.eps, a.y.f32() + i * a.y.stride[0],
-                     a.x.dim(1));
+      float* x = a.x.f32() + i * a.x.stride[0];
+      if (a.add.rank != 0) {
+        const float* add = a.add.f32() + i * a.add.stride[0];
+        for (std::int64_t j = 0; j < a.x.dim(1); ++j) x[j] += add[j];
+      }
+      Get().rms_norm(x, a.weight, a.eps, a.y.f32() + i * a.y.stride[0], a.x.dim(1));
     };
     // A few rows take less time than waking the team.
     if (a.x.dim(0) <= 4) {

@@ -44,6 +44,11 @@ void store_fp8(const TensorView& cache, std::int64_t slot, const float* latent, 
 }  // namespace
 
 void cache_write(Exec& exec, const CacheWriteArgs& args) {
+  if (args.prologue != nullptr) {
+    const CacheEntryPrologue& p = *args.prologue;
+    rms_norm(exec, {.x = args.latent, .weight = p.norm_weight, .eps = p.norm_eps, .y = args.latent});
+    rope(exec, {.x = args.k_pe, .positions = p.positions, .cos = p.cos, .sin = p.sin});
+  }
   const std::int64_t d_latent = args.latent.dim(1);
   const std::int64_t d_rope = args.k_pe.dim(1);
   check_cache(args.cache, d_latent, d_rope);

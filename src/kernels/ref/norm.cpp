@@ -8,8 +8,12 @@ namespace nibble::kernels::ref {
 void rms_norm(Exec& exec, const RmsNormArgs& args) {
   const std::int64_t d = args.x.dim(1);
   exec.threads().parallel_for(args.x.dim(0), [&](std::int64_t i, int) {
-    const float* x = row_of(args.x, i);
+    float* x = row_of(args.x, i);
     float* y = row_of(args.y, i);
+    if (args.add.rank != 0) {
+      const float* add = row_of(args.add, i);
+      for (std::int64_t j = 0; j < d; ++j) x[j] += add[j];
+    }
     const float scale = 1.0F / std::sqrt(dot(x, x, d) / static_cast<float>(d) + args.eps);
     for (std::int64_t j = 0; j < d; ++j) y[j] = x[j] * scale * args.weight[j];
   });

@@ -21,28 +21,24 @@ DecoderLayer::DecoderLayer(std::int32_t layer_idx, const layers::MlaConfig& atte
       mlp_(Moe(moe)) {}
 
 void DecoderLayer::forward(layers::Context& ctx, const layers::ForwardBatch& batch, const layers::Rope& rope,
-                           const layers::CacheView& cache, TensorView hidden) const {
+                           const layers::CacheView& cache, layers::ResidualStream& stream) const {
   const ArenaScope scope(ctx.arena);
-  const TensorView normed = ctx.arena.tensor(DType::f32, {hidden.dim(0), hidden.dim(1)});
-  input_layernorm_.forward(ctx, hidden, normed);
-  attend(ctx, batch, rope, cache, normed, hidden);
-  post_attention_layernorm_.forward(ctx, hidden, normed);
-  if (const auto* moe = std::get_if<Moe>(&mlp_)) {
-    moe->forward_add(ctx, layer_idx_, normed, hidden);
-  } else {
-    forward_add(ctx, std::get<layers::GatedMlp>(mlp_), normed, hidden);
-  }
-  if (ctx.trace != nullptr) ctx.trace->record("hidden_states", layer_idx_, hidden);
-}
-
-void DecoderLayer::attend(layers::Context& ctx, const layers::ForwardBatch& batch, const layers::Rope& rope,
-                          const layers::CacheView& cache, TensorView normed, TensorView hidden) const {
-  const ArenaScope scope(ctx.arena);
-  const TensorView out = ctx.arena.tensor(DType::f32, {hidden.dim(0), hidden.dim(1)});
+  const TensorView out = stream.delta();
+  const TensorView normed = ctx.arena.tensor(DType::f32, {out.dim(0), out.dim(1)});
+  stream.norm(ctx, input_layernorm_, normed);
   self_attn_.forward(ctx, batch, rope, cache.layer(layer_idx_), cache.page_size, normed, out);
   ctx.comm.all_reduce_sum(out);
   if (ctx.trace != nullptr) ctx.trace->record("attn_out", layer_idx_, out);
-  ctx.table.add(ctx.exec, {.x = hidden, .y = out});
+  stream.set_pending();
+  stream.norm(ctx, post_attention_layernorm_, normed);
+  if (const auto* moe = std::get_if<Moe>(&mlp_)) {
+    moe->forward(ctx, layer_idx_, normed, stream);
+  } else {
+    std::get<layers::GatedMlp>(mlp_).forward(ctx, normed, out);
+    ctx.comm.all_reduce_sum(out);
+    stream.set_pending();
+  }
+  if (ctx.trace != nullptr) ctx.trace->record("hidden_states", layer_idx_, stream.settled(ctx));
 }
 
 void DecoderLayer::append_specs(std::vector<WeightSpec>& specs) {

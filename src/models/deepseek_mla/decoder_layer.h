@@ -9,6 +9,7 @@
 #include "layers/context.h"
 #include "layers/gated_mlp.h"
 #include "layers/mla_attention.h"
+#include "layers/residual.h"
 #include "layers/rms_norm.h"
 #include "layers/rope.h"
 #include "models/deepseek_mla/moe.h"
@@ -25,15 +26,12 @@ class DecoderLayer {
   DecoderLayer(std::int32_t layer_idx, const layers::MlaConfig& attention, float rms_norm_eps,
                const MoeConfig& moe);
 
-  // hidden: [m, hidden_size] f32, the residual stream, updated in place.
   void forward(layers::Context& ctx, const layers::ForwardBatch& batch, const layers::Rope& rope,
-               const layers::CacheView& cache, TensorView hidden) const;
+               const layers::CacheView& cache, layers::ResidualStream& stream) const;
 
   void append_specs(std::vector<WeightSpec>& specs);
 
  private:
-  void attend(layers::Context& ctx, const layers::ForwardBatch& batch, const layers::Rope& rope,
-              const layers::CacheView& cache, TensorView normed, TensorView hidden) const;
   void append_attention_specs(std::vector<WeightSpec>& specs, const std::string& prefix);
 
   std::int32_t layer_idx_;

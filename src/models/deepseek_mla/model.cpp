@@ -64,8 +64,9 @@ void DeepseekMla::forward(layers::Context& ctx, const layers::ForwardBatch& batc
   const TensorView hidden = ctx.arena.tensor(DType::f32, {batch.num_tokens(), hidden_size()});
   embed(ctx, batch, hidden);
   if (ctx.trace != nullptr) ctx.trace->record("hidden_states", -1, hidden);
-  for (std::int32_t i = 0; i < info_.num_layers; ++i) forward_layer(ctx, batch, cache, i, hidden);
-  write_logits(ctx, batch, hidden, logits);
+  layers::ResidualStream stream(hidden, ctx.arena.tensor(DType::f32, {hidden.dim(0), hidden.dim(1)}));
+  for (const DecoderLayer& layer : layers_) layer.forward(ctx, batch, rope_, cache, stream);
+  write_logits(ctx, batch, stream, logits);
 }
 
 void DeepseekMla::embed(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden) const {
@@ -75,21 +76,24 @@ void DeepseekMla::embed(layers::Context& ctx, const layers::ForwardBatch& batch,
 void DeepseekMla::forward_layer(layers::Context& ctx, const layers::ForwardBatch& batch,
                                 const layers::CacheView& cache, std::int32_t layer_idx,
                                 TensorView hidden) const {
-  layers_[static_cast<std::size_t>(layer_idx)].forward(ctx, batch, rope_, cache, hidden);
+  const ArenaScope scope(ctx.arena);
+  layers::ResidualStream stream(hidden, ctx.arena.tensor(DType::f32, {hidden.dim(0), hidden.dim(1)}));
+  layers_[static_cast<std::size_t>(layer_idx)].forward(ctx, batch, rope_, cache, stream);
+  stream.settled(ctx);
 }
 
-void DeepseekMla::write_logits(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden,
-                               TensorView logits) const {
+void DeepseekMla::write_logits(layers::Context& ctx, const layers::ForwardBatch& batch,
+                               const layers::ResidualStream& stream, TensorView logits) const {
   const ArenaScope scope(ctx.arena);
   const auto num_logits = static_cast<std::int64_t>(batch.logit_rows.size());
   if (num_logits == 0) return;
-  const TensorView normed = ctx.arena.tensor(DType::f32, {num_logits, hidden.dim(1)});
+  const TensorView normed = ctx.arena.tensor(DType::f32, {num_logits, hidden_size()});
   // The final norm also gathers: one call for each run of neighbouring rows.
   for (std::int64_t i = 0; i < num_logits;) {
     const std::int64_t first = batch.logit_rows[static_cast<std::size_t>(i)];
     std::int64_t end = i + 1;
     while (end < num_logits && batch.logit_rows[static_cast<std::size_t>(end)] == first + (end - i)) ++end;
-    norm_.forward(ctx, hidden.rows(first, first + (end - i)), normed.rows(i, end));
+    stream.norm_rows(ctx, norm_, first, first + (end - i), normed.rows(i, end));
     i = end;
   }
   lm_head_.forward(ctx, normed, logits);

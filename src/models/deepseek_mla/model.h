@@ -45,8 +45,8 @@ class DeepseekMla final : public LoadableModel {
                      std::int32_t layer_idx, TensorView hidden) const override;
 
  private:
-  void write_logits(layers::Context& ctx, const layers::ForwardBatch& batch, TensorView hidden,
-                    TensorView logits) const;
+  void write_logits(layers::Context& ctx, const layers::ForwardBatch& batch,
+                    const layers::ResidualStream& stream, TensorView logits) const;
 
   ModelInfo info_;
   layers::CacheSpec cache_spec_;

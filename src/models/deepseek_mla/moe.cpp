@@ -12,7 +12,8 @@ Moe::Moe(const MoeConfig& config)
   }
 }
 
-void Moe::forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView hidden) const {
+void Moe::forward(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
+                  layers::ResidualStream& stream) const {
   const ArenaScope scope(ctx.arena);
   const std::int64_t topk = gate_.config().num_experts_per_tok;
   const Routes routes{.topk_ids = ctx.arena.tensor(DType::i32, {x.dim(0), topk}),
@@ -26,15 +27,15 @@ void Moe::forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x
     NIB_CHECK(ctx.comm.size() == 1, "a layer without shared experts runs on one rank, not {}",
               ctx.comm.size());
     route(ctx, layer_idx, x, routes);
-    return experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, hidden);
+    return experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, stream.settled(ctx));
   }
-  const TensorView out = ctx.arena.tensor(DType::f32, {x.dim(0), x.dim(1)});
+  const TensorView out = stream.delta();
   const auto run_shared_experts = [&] { shared_experts_->forward(ctx, input, out); };
   const auto choose_experts = [&] { route(ctx, layer_idx, x, routes); };
   ctx.run_concurrently(run_shared_experts, choose_experts);
   experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, out);
   ctx.comm.all_reduce_sum(out);
-  ctx.table.add(ctx.exec, {.x = hidden, .y = out});
+  stream.set_pending();
 }
 
 void Moe::route(layers::Context& ctx, std::int32_t layer_idx, TensorView x, const Routes& routes) const {
@@ -60,14 +61,6 @@ void Moe::append_specs(std::vector<WeightSpec>& specs, const std::string& prefix
     matrix("down_proj", experts_.down_proj());
   }
   if (shared_experts_) append_mlp_specs(specs, prefix + "shared_experts.", *shared_experts_);
-}
-
-void forward_add(layers::Context& ctx, const layers::GatedMlp& mlp, TensorView x, TensorView hidden) {
-  const ArenaScope scope(ctx.arena);
-  const TensorView out = ctx.arena.tensor(DType::f32, {x.dim(0), x.dim(1)});
-  mlp.forward(ctx, x, out);
-  ctx.comm.all_reduce_sum(out);
-  ctx.table.add(ctx.exec, {.x = hidden, .y = out});
 }
 
 void append_mlp_specs(std::vector<WeightSpec>& specs, const std::string& prefix, layers::GatedMlp& mlp) {

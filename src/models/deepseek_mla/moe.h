@@ -9,6 +9,7 @@
 #include "layers/context.h"
 #include "layers/fused_moe.h"
 #include "layers/gated_mlp.h"
+#include "layers/residual.h"
 #include "layers/router.h"
 #include "models/weight_spec.h"
 
@@ -24,8 +25,9 @@ class Moe {
  public:
   explicit Moe(const MoeConfig& config);
 
-  // hidden += experts(x) + shared(x). x, hidden: [m, hidden_size] f32.
-  void forward_add(layers::Context& ctx, std::int32_t layer_idx, TensorView x, TensorView hidden) const;
+  // Adds experts(x) + shared(x) to the stream, which has nothing pending. x: [m, hidden_size] f32.
+  void forward(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
+               layers::ResidualStream& stream) const;
 
   void append_specs(std::vector<WeightSpec>& specs, const std::string& prefix);
 
@@ -40,9 +42,6 @@ class Moe {
   layers::FusedMoe experts_;
   std::optional<layers::GatedMlp> shared_experts_;
 };
-
-// hidden += mlp(x), summed over the ranks.
-void forward_add(layers::Context& ctx, const layers::GatedMlp& mlp, TensorView x, TensorView hidden);
 
 // gate_proj, up_proj and down_proj under `prefix`.
 void append_mlp_specs(std::vector<WeightSpec>& specs, const std::string& prefix, layers::GatedMlp& mlp);

@@ -43,26 +43,53 @@ __device__ void write_fp8(std::uint8_t* entry, const float* latent, const float*
   for (int i = static_cast<int>(threadIdx.x); i < d_rope; i += kThreads) rope[i] = bf16_bits(k_pe[i]);
 }
 
+// Value i of latent belongs to thread i % kThreads, here and below.
+__device__ void norm_and_rotate(const EntryPrologue& p, std::int64_t row, float* latent, float* k_pe,
+                                int d_latent, int d_rope) {
+  float squares = 0.0F;
+  for (int i = static_cast<int>(threadIdx.x); i < d_latent; i += kThreads) squares += latent[i] * latent[i];
+  const std::int64_t position = p.positions[row];
+  if (position >= 0 && position < p.max_positions) {
+    for (int i = static_cast<int>(threadIdx.x); i < d_rope / 2; i += kThreads) {
+      const float cos = p.cos[position * p.cos_stride + i];
+      const float sin = p.sin[position * p.sin_stride + i];
+      const float even = k_pe[2 * i];
+      const float odd = k_pe[2 * i + 1];
+      k_pe[2 * i] = even * cos - odd * sin;
+      k_pe[2 * i + 1] = odd * cos + even * sin;
+    }
+  }
+  // Also the barrier between writing k_pe and reading it.
+  const float mean = block_reduce(squares, Sum{}) / static_cast<float>(d_latent);
+  const float scale = 1.0F / sqrtf(mean + p.norm_eps);
+  for (int i = static_cast<int>(threadIdx.x); i < d_latent; i += kThreads) {
+    latent[i] = latent[i] * scale * p.norm_weight[i];
+  }
+}
+
 template <CacheCodes kCodes>
-__global__ void __launch_bounds__(kThreads)
-    cache_write_kernel(Rows latents, Rows k_pes, const std::int32_t* slot_mapping, void* cache,
-                       std::int64_t stride, int d_latent, int d_rope) {
+__global__ void __launch_bounds__(kThreads) cache_write_kernel(const __grid_constant__ CacheWriteLaunch w) {
   begin_overlapped();
-  const std::int64_t slot = slot_mapping[blockIdx.x];
+  const std::int64_t row = blockIdx.x;
+  const std::int64_t slot = w.slot_mapping[row];
   if (slot < 0) return;
-  const float* latent = latents.data + static_cast<std::int64_t>(blockIdx.x) * latents.stride;
-  const float* k_pe = k_pes.data + static_cast<std::int64_t>(blockIdx.x) * k_pes.stride;
+  float* latent = w.latent.data + row * w.latent.stride;
+  float* k_pe = w.k_pe.data + row * w.k_pe.stride;
+  if (w.prologue.norm_weight != nullptr) {
+    norm_and_rotate(w.prologue, row, latent, k_pe, w.d_latent, w.d_rope);
+  }
   if constexpr (kCodes == CacheCodes::f32 || kCodes == CacheCodes::bf16) {
-    for (int i = static_cast<int>(threadIdx.x); i < d_latent + d_rope; i += kThreads) {
-      const float value = i < d_latent ? latent[i] : k_pe[i - d_latent];
+    for (int i = static_cast<int>(threadIdx.x); i < w.d_latent + w.d_rope; i += kThreads) {
+      const float value = i < w.d_latent ? latent[i] : k_pe[i - w.d_latent];
       if constexpr (kCodes == CacheCodes::f32) {
-        static_cast<float*>(cache)[slot * stride + i] = value;
+        static_cast<float*>(w.cache.data)[slot * w.cache.stride + i] = value;
       } else {
-        static_cast<std::uint16_t*>(cache)[slot * stride + i] = bf16_bits(value);
+        static_cast<std::uint16_t*>(w.cache.data)[slot * w.cache.stride + i] = bf16_bits(value);
       }
     }
   } else {
-    write_fp8<kCodes>(static_cast<std::uint8_t*>(cache) + slot * stride, latent, k_pe, d_latent, d_rope);
+    write_fp8<kCodes>(static_cast<std::uint8_t*>(w.cache.data) + slot * w.cache.stride, latent, k_pe,
+                      w.d_latent, w.d_rope);
   }
 }
 
@@ -82,13 +109,11 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_cache_write(cudaStream_t stream, Rows latent, Rows k_pe, const std::int32_t* slot_mapping,
-                        CacheEntries cache, std::int64_t m, std::int64_t d_latent, std::int64_t d_rope) {
-  if (m == 0) return;
-  with_codes(cache.codes, [&](auto codes) {
-    launch_overlapped(cache_write_kernel<codes.value>, dim3(static_cast<unsigned>(m)), kThreads, 0, stream,
-                      latent, k_pe, slot_mapping, cache.data, cache.stride, static_cast<int>(d_latent),
-                      static_cast<int>(d_rope));
+void launch_cache_write(cudaStream_t stream, const CacheWriteLaunch& launch) {
+  if (launch.m == 0) return;
+  with_codes(launch.cache.codes, [&](auto codes) {
+    launch_overlapped(cache_write_kernel<codes.value>, dim3(static_cast<unsigned>(launch.m)), kThreads, 0,
+                      stream, launch);
   });
   check_launch("cache_write");
 }

@@ -14,9 +14,9 @@ struct Rows {
   std::int64_t stride;
 };
 
-// y = x / sqrt(mean(x^2) + eps) * weight over d columns. y may be x.
-void launch_rms_norm(cudaStream_t stream, Rows x, const float* weight, float eps, Rows y, std::int64_t m,
-                     std::int64_t d);
+// x += add unless add.data is null; y = x / sqrt(mean(x^2) + eps) * weight over d columns. y may be x.
+void launch_rms_norm(cudaStream_t stream, Rows x, Rows add, const float* weight, float eps, Rows y,
+                     std::int64_t m, std::int64_t d);
 
 // x += y.
 void launch_add(cudaStream_t stream, Rows x, Rows y, std::int64_t m, std::int64_t d);
@@ -54,9 +54,31 @@ struct CacheEntries {
   CacheCodes codes;
 };
 
+// latent = rms_norm(latent), k_pe = rope(k_pe), both in place, if norm_weight is not null. A position outside
+// the table (padding) leaves k_pe as it is.
+struct EntryPrologue {
+  const float* norm_weight;
+  float norm_eps;
+  const std::int32_t* positions;
+  const float* cos;
+  std::int64_t cos_stride;
+  const float* sin;
+  std::int64_t sin_stride;
+  std::int64_t max_positions;
+};
+
 // Writes m entries; a slot below zero skips its token.
-void launch_cache_write(cudaStream_t stream, Rows latent, Rows k_pe, const std::int32_t* slot_mapping,
-                        CacheEntries cache, std::int64_t m, std::int64_t d_latent, std::int64_t d_rope);
+struct CacheWriteLaunch {
+  Rows latent;
+  Rows k_pe;
+  const std::int32_t* slot_mapping;
+  CacheEntries cache;
+  EntryPrologue prologue;
+  std::int64_t m;
+  std::int32_t d_latent;
+  std::int32_t d_rope;
+};
+void launch_cache_write(cudaStream_t stream, const CacheWriteLaunch& launch);
 
 // Reads the first `length` entries of one sequence.
 void launch_cache_gather(cudaStream_t stream, CacheEntries cache, const std::int32_t* page_table,

@@ -43,30 +43,44 @@ __device__ __forceinline__ float squares(float4 v) {
   return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
 }
 
-// One row a block. The first kKept vectors of a thread stay in registers between the two passes.
-__global__ void rms_norm_kernel(Rows x, const float* weight, float eps, Rows y, std::int64_t d) {
-  begin_overlapped();
+// One row a block. The first kKept vectors of a thread stay in registers between the two passes. add.data
+// may be null. The weight is no other kernel's output: it is asked for before the row may be read.
+__global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, std::int64_t d) {
   constexpr int kKept = 2;
-  const float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
-  float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
   const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kVector;
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kVector;
+  float4 weights[kKept];
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) weights[i] = load4(weight, first + i * step, d);
+  begin_overlapped();
+  float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
+  const float* more = add.data + static_cast<std::int64_t>(blockIdx.x) * add.stride;
+  float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
+  const auto load_sum = [&](std::int64_t at) {
+    float4 v = load4(in, at, d);
+    if (add.data == nullptr) return v;
+    const float4 b = load4(more, at, d);
+    v = {v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w};
+    store4(in, at, d, v);
+    return v;
+  };
   float4 kept[kKept];
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
-    kept[i] = load4(in, first + i * step, d);
+    kept[i] = load_sum(first + i * step);
     sum += squares(kept[i]);
   }
-  for (std::int64_t at = first + kKept * step; at < d; at += step) sum += squares(load4(in, at, d));
+  for (std::int64_t at = first + kKept * step; at < d; at += step) sum += squares(load_sum(at));
   const float scale = 1.0F / sqrtf(block_reduce(sum, Sum{}) / static_cast<float>(d) + eps);
-  const auto normed = [&](float4 v, std::int64_t at) {
-    const float4 w = load4(weight, at, d);
+  const auto normed = [&](float4 v, float4 w, std::int64_t at) {
     store4(out, at, d, {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
   };
 #pragma unroll
-  for (int i = 0; i < kKept; ++i) normed(kept[i], first + i * step);
-  for (std::int64_t at = first + kKept * step; at < d; at += step) normed(load4(in, at, d), at);
+  for (int i = 0; i < kKept; ++i) normed(kept[i], weights[i], first + i * step);
+  for (std::int64_t at = first + kKept * step; at < d; at += step) {
+    normed(load4(in, at, d), load4(weight, at, d), at);
+  }
 }
 
 __global__ void add_kernel(Rows x, Rows y, std::int64_t vectors_per_row, std::int64_t num_vectors,
@@ -84,13 +98,13 @@ __global__ void add_kernel(Rows x, Rows y, std::int64_t vectors_per_row, std::in
 
 }  // namespace
 
-void launch_rms_norm(cudaStream_t stream, Rows x, const float* weight, float eps, Rows y, std::int64_t m,
-                     std::int64_t d) {
+void launch_rms_norm(cudaStream_t stream, Rows x, Rows add, const float* weight, float eps, Rows y,
+                     std::int64_t m, std::int64_t d) {
   if (m == 0 || d == 0) return;
   const std::int64_t warps = (d + 32 * kVector - 1) / (32 * kVector);
   const int threads = 32 * static_cast<int>(warps < 32 ? warps : 32);
-  launch_overlapped(rms_norm_kernel, dim3(static_cast<unsigned>(m)), threads, 0, stream, x, weight, eps, y,
-                    d);
+  launch_overlapped(rms_norm_kernel, dim3(static_cast<unsigned>(m)), threads, 0, stream, x, add, weight, eps,
+                    y, d);
   check_launch("rms_norm");
 }
 

@@ -8,7 +8,8 @@
 namespace nibble::kernels::cuda {
 
 void rms_norm(Exec& exec, const RmsNormArgs& args) {
-  launch_rms_norm(cuda_exec(exec).stream(), rows_of(args.x), args.weight, args.eps, rows_of(args.y),
+  const Rows add = args.add.rank == 0 ? Rows{.data = nullptr, .stride = 0} : rows_of(args.add);
+  launch_rms_norm(cuda_exec(exec).stream(), rows_of(args.x), add, args.weight, args.eps, rows_of(args.y),
                   args.x.dim(0), args.x.dim(1));
 }
 
@@ -48,8 +49,27 @@ void rope(Exec& exec, const RopeArgs& args) {
 void cache_write(Exec& exec, const CacheWriteArgs& args) {
   const std::int64_t d_latent = args.latent.dim(1);
   const std::int64_t d_rope = args.k_pe.dim(1);
-  launch_cache_write(cuda_exec(exec).stream(), rows_of(args.latent), rows_of(args.k_pe), args.slot_mapping,
-                     entries_of(args.cache, d_latent, d_rope), args.latent.dim(0), d_latent, d_rope);
+  CacheWriteLaunch launch{.latent = rows_of(args.latent),
+                          .k_pe = rows_of(args.k_pe),
+                          .slot_mapping = args.slot_mapping,
+                          .cache = entries_of(args.cache, d_latent, d_rope),
+                          .prologue = {},
+                          .m = args.latent.dim(0),
+                          .d_latent = static_cast<std::int32_t>(d_latent),
+                          .d_rope = static_cast<std::int32_t>(d_rope)};
+  if (args.prologue != nullptr) {
+    const CacheEntryPrologue& p = *args.prologue;
+    NIB_CHECK(d_rope == 2 * p.cos.dim(1), "rope of {} values with {} angles", d_rope, p.cos.dim(1));
+    launch.prologue = {.norm_weight = p.norm_weight,
+                       .norm_eps = p.norm_eps,
+                       .positions = p.positions,
+                       .cos = p.cos.f32(),
+                       .cos_stride = p.cos.stride[0],
+                       .sin = p.sin.f32(),
+                       .sin_stride = p.sin.stride[0],
+                       .max_positions = p.cos.dim(0)};
+  }
+  launch_cache_write(cuda_exec(exec).stream(), launch);
 }
 
 void cache_gather(Exec& exec, const CacheGatherArgs& args) {

@@ -1,5 +1,6 @@
-// Routing: one warp per token. Choice scores lie in shared memory as unsigned keys that order like the
-// floats, so that a pick is two warp reductions: the largest key, then the lowest index that has it.
+// Routing: one warp per token. Choice scores are unsigned keys that order like the floats, so that a pick is
+// two warp operations: the largest key, then the lowest index that has it. Lanes hold neighbouring experts in
+// registers where these divide evenly into lanes and groups into experts; else keys lie in shared memory.
 #include <cmath>
 
 #include "kernels/cuda/moe/topk_gate.h"
@@ -166,10 +167,143 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_kernel(TopkGatePar
   write_taken(p, scorer, logits, keys, reinterpret_cast<float*>(spare), token, lane);
 }
 
+// Experts lane * kPer .. of one token in the registers of each lane.
+template <int kPer>
+struct LaneExperts {
+  float scores[kPer];
+  std::uint32_t keys[kPer];
+  std::uint32_t taken = 0;  // bit i: expert i has been picked
+
+  __device__ void load(const TopkGateParams& p, const float* logits, const float (&bias)[kPer]) {
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) scores[i] = logits[i];
+    if (p.softmax) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) top = fmaxf(top, scores[i]);
+      top = warp_max(top);
+      float sum = 0.0F;
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) sum += scores[i] = expf(scores[i] - top);
+      sum = warp_sum(sum);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) scores[i] /= sum;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) scores[i] = 1.0F / (1.0F + expf(-scores[i]));
+    }
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) keys[i] = key_of(scores[i] + bias[i]);
+  }
+
+  // Leaves the experts of the topk_group best groups as they are. A group is lanes_of_group whole lanes.
+  __device__ void mask_groups(const TopkGateParams& p, int lane) {
+    const int lanes_of_group = kWarp / p.n_group;
+    std::uint32_t first = kMaskedKey;
+    std::uint32_t second = kMaskedKey;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      second = max(second, min(first, keys[i]));
+      first = max(first, keys[i]);
+    }
+    for (int d = lanes_of_group / 2; d > 0; d /= 2) {
+      const std::uint32_t other_first = __shfl_xor_sync(kAll, first, d);
+      const std::uint32_t other_second = __shfl_xor_sync(kAll, second, d);
+      second = max(max(second, other_second), min(first, other_first));
+      first = max(first, other_first);
+    }
+    std::uint32_t mine = first;
+    if (p.top2_sum && p.num_experts > p.n_group) {
+      mine = max(key_of(value_of(first) + value_of(second)), 1U);
+    }
+    const int my_group = lane / lanes_of_group;
+    int better = 0;
+    for (int g = 0; g < p.n_group; ++g) {
+      const std::uint32_t other = __shfl_sync(kAll, mine, g * lanes_of_group);
+      better += other > mine || (other == mine && g < my_group) ? 1 : 0;
+    }
+    if (better < p.topk_group) return;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) keys[i] = kMaskedKey;
+  }
+
+  __device__ void take_largest(int count, int lane) {
+    for (int pick = 0; pick < count; ++pick) {
+      std::uint32_t best = keys[0];
+#pragma unroll
+      for (int i = 1; i < kPer; ++i) best = max(best, keys[i]);
+      const std::uint32_t top = __reduce_max_sync(kAll, best);
+      const int owner = __ffs(static_cast<int>(__ballot_sync(kAll, best == top))) - 1;
+      if (lane != owner) continue;
+      bool found = false;
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        if (found || keys[i] != top) continue;
+        found = true;
+        keys[i] = kTaken;
+        taken |= 1U << i;
+      }
+    }
+  }
+
+  __device__ void write(const TopkGateParams& p, std::int64_t token, int lane) const {
+    float sum = 0.0F;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) sum += (taken >> i & 1U) != 0 ? scores[i] : 0.0F;
+    sum = warp_sum(sum);
+    int slot = __popc(taken);
+    for (int d = 1; d < kWarp; d *= 2) {
+      const int below = __shfl_up_sync(kAll, slot, d);
+      if (lane >= d) slot += below;
+    }
+    slot -= __popc(taken);
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      if ((taken >> i & 1U) == 0) continue;
+      const float weight = p.norm_topk_prob ? scores[i] / (sum + 1e-20F) : scores[i];
+      p.topk_ids[token * p.topk + slot] = lane * kPer + i;
+      p.topk_weights[token * p.topk + slot] = weight * p.routed_scaling_factor;
+      ++slot;
+    }
+  }
+};
+
+template <int kPer>
+__global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(TopkGateParams p) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float bias[kPer] = {};
+  if (p.correction_bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) bias[i] = p.correction_bias[lane * kPer + i];
+  }
+  begin_overlapped();
+  const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  if (token >= p.m) return;
+  LaneExperts<kPer> experts;
+  experts.load(p, p.logits + token * p.logits_stride + lane * kPer, bias);
+  if (p.n_group > 1) experts.mask_groups(p, lane);
+  experts.take_largest(p.topk, lane);
+  experts.write(p, token, lane);
+}
+
+template <int kPer>
+bool launch_in_registers(const TopkGateParams& params, cudaStream_t stream) {
+  if (params.num_experts != kPer * kWarp) return false;
+  const auto blocks = static_cast<unsigned>((params.m + kMaxWarps - 1) / kMaxWarps);
+  launch_overlapped(topk_gate_registers_kernel<kPer>, dim3(blocks), kMaxWarps * kWarp, 0, stream, params);
+  return true;
+}
+
 }  // namespace
 
 void launch_topk_gate(const TopkGateParams& params, cudaStream_t stream) {
   if (params.m == 0) return;
+  if (kWarp % params.n_group == 0 &&
+      (launch_in_registers<2>(params, stream) || launch_in_registers<4>(params, stream) ||
+       launch_in_registers<5>(params, stream) ||
+       launch_in_registers<8>(params, stream) || launch_in_registers<12>(params, stream))) {
+    return;
+  }
   const int warp_bytes = 2 * params.num_experts * static_cast<int>(sizeof(float));
   const int warps = params.num_experts <= 1024 ? kMaxWarps : 1;
   const int bytes = warps * warp_bytes;
