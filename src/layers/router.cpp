@@ -15,8 +15,12 @@ void Router::forward(Context& ctx, TensorView x, TensorView topk_ids, TensorView
             topk_ids.dim(0), topk_ids.dim(1));
   const ArenaScope scope(ctx.arena);
   const TensorView logits = ctx.arena.tensor(DType::f32, {x.dim(0), config_.n_routed_experts});
-  gate_.forward(ctx, x, logits);
+  const kernels::Weight& gate = gate_.weight();
+  if (ctx.records_inputs()) ctx.inputs->record({.weights = {&gate}, .x = x, .rows = {}});
+  const QuantizedInput input(ctx, x, {gate_.activations()});
   ctx.table.topk_gate(ctx.exec, {.logits = logits,
+                                 .gate = &gate,
+                                 .x = input.as(gate_.activations()),
                                  .correction_bias = correction_bias_.f32(),
                                  .scoring = config_.scoring_func,
                                  .group_score = config_.group_score,

@@ -1,4 +1,5 @@
 // topk_gate against an oracle that sorts in double precision, and on ties.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "tests/kernels/expect.h"
 #include "tests/kernels/host_tensor.h"
+#include "tests/kernels/matrices.h"
 
 namespace nibble::kernels::testing {
 namespace {
@@ -148,6 +150,49 @@ TEST_P(TopkGateTest, AgreesWithSorting) {
           ASSERT_NEAR(static_cast<double>(weights[at]), expected.weights[j],
                       1e-5 * expected.weights[j] + 1e-12)
               << "token " << i;
+        }
+      }
+    }
+  }
+}
+
+// Logits made by the op itself equal those of an exact product before it.
+TEST_P(TopkGateTest, MakesItsLogits) {
+  Random random(71);
+  for (const GateCase& c : kGateCases) {
+    for (const quant::WeightFormat format : {quant::WeightFormat::bf16, quant::WeightFormat::f32}) {
+      for (const std::int64_t k : {1, 130, 1088}) {
+        for (const std::int64_t m : {1, 3, 40, 70}) {
+          SCOPED_TRACE(fmt::format("{}: {} experts, k={} m={}", c.name, c.num_experts, k, m));
+          const PackedGroups gate = random_groups(device(), random, format, 1, c.num_experts, k);
+          const HostTensor x({m, k}, activations(random, m * k), 2, HostTensor::kAligned);
+          const HostTensor room({m, c.num_experts});
+          const HostTensor logits({m, c.num_experts});
+          device().table().linear(
+              device().exec(),
+              {.x = x.view(), .w = gate.packed, .y = logits.view(), .precision = Precision::exact});
+          const auto [ids, weights] = this->gate(c, m, logits.values(), {});
+          const auto slots = static_cast<std::size_t>(m * c.topk);
+          std::vector<std::int32_t> own_ids(slots, -7);
+          std::vector<float> own_weights(slots, NAN);
+          device().table().topk_gate(device().exec(), {.logits = room.view(),
+                                                       .gate = &gate.packed,
+                                                       .x = x.view(),
+                                                       .correction_bias = nullptr,
+                                                       .scoring = c.scoring,
+                                                       .group_score = c.group_score,
+                                                       .n_group = c.n_group,
+                                                       .topk_group = c.topk_group,
+                                                       .topk = c.topk,
+                                                       .norm_topk_prob = c.norm_topk_prob,
+                                                       .routed_scaling_factor = c.scaling,
+                                                       .topk_ids = own_ids.data(),
+                                                       .topk_weights = own_weights.data()});
+          EXPECT_EQ(own_ids, ids);
+          for (std::size_t i = 0; i < slots; ++i) {
+            ASSERT_NEAR(own_weights[i], weights[i], 1e-4 * std::abs(weights[i]) + 1e-12);
+          }
+          EXPECT_TRUE(x.guards_intact() && room.guards_intact());
         }
       }
     }

@@ -14,7 +14,10 @@ enum class GroupScore : std::uint8_t { max, top2_sum };  // V2: best score; V3: 
 // From router logits to experts and weights (DeepSeek-V2 section 2.2, V3 section 2.1.2). All float32;
 // ties go to the lower index. Experts of a token are written in ascending id order.
 struct TopkGateArgs {
-  TensorView logits;             // [m, num_experts] f32
+  TensorView logits;  // [m, num_experts] f32; with `gate`: room for them, undefined afterwards
+  // Not null: the logits are x * gate^T, in float32 on every tier.
+  const Weight* gate = nullptr;  // one group, [num_experts, k]
+  TensorView x{};                // [m, k] f32
   const float* correction_bias;  // [num_experts] or null; only takes part in choosing
   ScoringFunc scoring;
   GroupScore group_score;

@@ -20,6 +20,14 @@ void overlay(KernelTable& t) {
   t.head_linear_transposed = [](Exec& exec, const HeadLinearTransposedArgs& a) {
     head_linear_transposed(Get(), exec, a);
   };
+  t.topk_gate = [](Exec& exec, const TopkGateArgs& a) {
+    TopkGateArgs choice = a;
+    if (a.gate != nullptr) {
+      linear(Get(), exec, {.x = a.x, .w = *a.gate, .y = a.logits, .precision = Precision::exact});
+      choice.gate = nullptr;
+    }
+    ref::kernels().topk_gate(exec, choice);
+  };
   t.fused_moe = [](Exec& exec, const FusedMoeArgs& a) { fused_moe(Get(), exec, a); };
   t.mla_absorbed = [](Exec& exec, const MlaAbsorbedArgs& a) { mla_absorbed(Get(), exec, a); };
   t.mha = [](Exec& exec, const MhaArgs& a) { mha(Get(), exec, a); };

@@ -6,9 +6,14 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-cudaStream_t make_stream() {
+// The first lane's blocks go before the second's: what runs beside it may fill gaps, not make them.
+cudaStream_t make_stream(bool first) {
+  int lowest = 0;
+  int highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, first ? highest : lowest),
+        "cudaStreamCreate");
   return stream;
 }
 
@@ -22,7 +27,8 @@ cudaEvent_t make_event() {
 
 CudaExec::CudaExec(int num_threads)
     : Exec(num_threads),
-      lanes_{Lane{.stream = make_stream(), .scratch = {}}, Lane{.stream = make_stream(), .scratch = {}}},
+      lanes_{Lane{.stream = make_stream(true), .scratch = {}},
+             Lane{.stream = make_stream(false), .scratch = {}}},
       fork_(make_event()),
       join_(make_event()),
       memory_(lanes_[0].stream) {

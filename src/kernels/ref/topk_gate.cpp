@@ -114,6 +114,9 @@ void gate_token(const TopkGateArgs& args, std::int64_t token, const TokenScratch
 }  // namespace
 
 void topk_gate(Exec& exec, const TopkGateArgs& args) {
+  if (args.gate != nullptr) {
+    linear(exec, {.x = args.x, .w = *args.gate, .y = args.logits, .precision = Precision::exact});
+  }
   const std::int64_t num_experts = args.logits.dim(1);
   NIB_CHECK(args.topk >= 1 && args.topk <= num_experts, "top {} of {} experts", args.topk, num_experts);
   NIB_CHECK(args.n_group >= 1 && num_experts % args.n_group == 0, "{} experts in {} groups", num_experts,

@@ -31,10 +31,19 @@ void Moe::forward(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
   }
   const TensorView out = stream.delta();
   const auto run_shared_experts = [&] { shared_experts_->forward(ctx, input, out); };
-  const auto choose_experts = [&] { route(ctx, layer_idx, x, routes); };
-  ctx.run_concurrently(run_shared_experts, choose_experts);
-  experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, out);
-  ctx.comm.all_reduce_sum(out);
+  const auto run_experts = [&](TensorView y) {
+    route(ctx, layer_idx, x, routes);
+    experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, y);
+  };
+  if (ctx.comm.size() == 1) {
+    // Nothing is shared between ranks: both may add to the stream, and neither waits for the other.
+    const TensorView hidden = stream.settled(ctx);
+    ctx.run_concurrently([&] { run_experts(hidden); }, run_shared_experts);
+  } else {
+    run_shared_experts();
+    run_experts(out);
+    ctx.comm.all_reduce_sum(out);
+  }
   stream.set_pending();
 }
 

@@ -4,6 +4,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/moe/gate_product.h"
 #include "kernels/cuda/moe/moe.h"
 #include "kernels/cuda/moe/topk_gate.h"
 
@@ -38,6 +39,33 @@ void check_moe(const FusedMoeArgs& args) {
             kMaxInputs);
 }
 
+// The router's product, in slices where that is faster.
+void make_logits(CudaExec& cuda, const TopkGateArgs& args, TopkGateParams& params) {
+  const PackedWeight gate = packed_weight(*args.gate);
+  NIB_CHECK(gate.n == params.num_experts && gate.k == args.x.dim(1) && args.x.dim(0) == params.m,
+            "router [{}, {}] on x [{}, {}] for {} experts", gate.n, gate.k, args.x.dim(0), args.x.dim(1),
+            params.num_experts);
+  if (!topk_gate_adds_slices(params) ||
+      !gate_product_supports(gate, args.x.f32(), args.x.stride[0], params.m)) {
+    return linear(cuda, {.x = args.x, .w = *args.gate, .y = args.logits, .precision = Precision::exact});
+  }
+  const int num_slices = gate_product_slices(gate, params.m, cuda.num_sms());
+  const std::int64_t slice = std::int64_t{params.m} * params.num_experts;
+  auto* partials = reinterpret_cast<float*>(
+      cuda.scratch(static_cast<std::size_t>(num_slices) * static_cast<std::size_t>(slice) * sizeof(float)));
+  launch_gate_product({.gate = gate,
+                       .x = args.x.f32(),
+                       .x_stride = args.x.stride[0],
+                       .m = params.m,
+                       .num_slices = num_slices,
+                       .partials = partials},
+                      cuda.stream());
+  params.logits = partials;
+  params.logits_stride = params.num_experts;
+  params.num_slices = num_slices;
+  params.slice_stride = slice;
+}
+
 }  // namespace
 
 void topk_gate(Exec& exec, const TopkGateArgs& args) {
@@ -50,21 +78,25 @@ void topk_gate(Exec& exec, const TopkGateArgs& args) {
   NIB_CHECK(args.n_group == 1 || (args.topk_group >= 1 && args.topk_group <= args.n_group),
             "top {} of {} groups", args.topk_group, args.n_group);
   if (args.logits.dim(0) == 0) return;
-  launch_topk_gate({.logits = args.logits.f32(),
-                    .logits_stride = args.logits.stride[0],
-                    .correction_bias = args.correction_bias,
-                    .topk_ids = args.topk_ids,
-                    .topk_weights = args.topk_weights,
-                    .m = to_int32(args.logits.dim(0)),
-                    .num_experts = to_int32(num_experts),
-                    .n_group = args.n_group,
-                    .topk_group = args.topk_group,
-                    .topk = args.topk,
-                    .softmax = args.scoring == ScoringFunc::softmax,
-                    .top2_sum = args.group_score == GroupScore::top2_sum,
-                    .norm_topk_prob = args.norm_topk_prob,
-                    .routed_scaling_factor = args.routed_scaling_factor},
-                   cuda_exec(exec).stream());
+  CudaExec& cuda = cuda_exec(exec);
+  TopkGateParams params{.logits = args.logits.f32(),
+                        .logits_stride = args.logits.stride[0],
+                        .num_slices = 1,
+                        .slice_stride = 0,
+                        .correction_bias = args.correction_bias,
+                        .topk_ids = args.topk_ids,
+                        .topk_weights = args.topk_weights,
+                        .m = to_int32(args.logits.dim(0)),
+                        .num_experts = to_int32(num_experts),
+                        .n_group = args.n_group,
+                        .topk_group = args.topk_group,
+                        .topk = args.topk,
+                        .softmax = args.scoring == ScoringFunc::softmax,
+                        .top2_sum = args.group_score == GroupScore::top2_sum,
+                        .norm_topk_prob = args.norm_topk_prob,
+                        .routed_scaling_factor = args.routed_scaling_factor};
+  if (args.gate != nullptr) make_logits(cuda, args, params);
+  launch_topk_gate(params, cuda.stream());
   check_launch("topk_gate");
 }
 

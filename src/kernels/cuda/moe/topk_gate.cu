@@ -177,6 +177,10 @@ struct LaneExperts {
   __device__ void load(const TopkGateParams& p, const float* logits, const float (&bias)[kPer]) {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) scores[i] = logits[i];
+    for (int s = 1; s < p.num_slices; ++s) {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) scores[i] += logits[s * p.slice_stride + i];
+    }
     if (p.softmax) {
       float top = -INFINITY;
 #pragma unroll
@@ -287,29 +291,41 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(T
 }
 
 template <int kPer>
-bool launch_in_registers(const TopkGateParams& params, cudaStream_t stream) {
-  if (params.num_experts != kPer * kWarp) return false;
+void launch_in_registers(const TopkGateParams& params, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((params.m + kMaxWarps - 1) / kMaxWarps);
   launch_overlapped(topk_gate_registers_kernel<kPer>, dim3(blocks), kMaxWarps * kWarp, 0, stream, params);
-  return true;
 }
 
-}  // namespace
-
-void launch_topk_gate(const TopkGateParams& params, cudaStream_t stream) {
-  if (params.m == 0) return;
-  if (kWarp % params.n_group == 0 &&
-      (launch_in_registers<2>(params, stream) || launch_in_registers<4>(params, stream) ||
-       launch_in_registers<5>(params, stream) ||
-       launch_in_registers<8>(params, stream) || launch_in_registers<12>(params, stream))) {
-    return;
-  }
+void launch_in_shared_memory(const TopkGateParams& params, cudaStream_t stream) {
   const int warp_bytes = 2 * params.num_experts * static_cast<int>(sizeof(float));
   const int warps = params.num_experts <= 1024 ? kMaxWarps : 1;
   const int bytes = warps * warp_bytes;
   cudaFuncSetAttribute(topk_gate_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const auto blocks = static_cast<unsigned>((params.m + warps - 1) / warps);
   launch_overlapped(topk_gate_kernel, dim3(blocks), warps * kWarp, bytes, stream, params);
+}
+
+// Neighbouring experts of a lane, or 0 if they do not lie in registers.
+int experts_per_lane(const TopkGateParams& params) {
+  if (params.num_experts % kWarp != 0 || kWarp % params.n_group != 0) return 0;
+  const int per_lane = params.num_experts / kWarp;
+  return per_lane == 2 || per_lane == 4 || per_lane == 5 || per_lane == 8 || per_lane == 12 ? per_lane : 0;
+}
+
+}  // namespace
+
+bool topk_gate_adds_slices(const TopkGateParams& params) { return experts_per_lane(params) != 0; }
+
+void launch_topk_gate(const TopkGateParams& params, cudaStream_t stream) {
+  if (params.m == 0) return;
+  switch (experts_per_lane(params)) {
+    case 2: return launch_in_registers<2>(params, stream);
+    case 4: return launch_in_registers<4>(params, stream);
+    case 5: return launch_in_registers<5>(params, stream);
+    case 8: return launch_in_registers<8>(params, stream);
+    case 12: return launch_in_registers<12>(params, stream);
+    default: return launch_in_shared_memory(params, stream);
+  }
 }
 
 }  // namespace nibble::kernels::cuda

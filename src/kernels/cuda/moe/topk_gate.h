@@ -11,6 +11,8 @@ namespace nibble::kernels::cuda {
 struct TopkGateParams {
   const float* logits;  // [m, num_experts], rows logits_stride floats apart
   std::int64_t logits_stride;
+  std::int32_t num_slices;       // the logits are sums of so many tensors,
+  std::int64_t slice_stride;     // so many floats apart
   const float* correction_bias;  // [num_experts] or null
   std::int32_t* topk_ids;        // [m, topk]
   float* topk_weights;           // [m, topk]
@@ -27,6 +29,9 @@ struct TopkGateParams {
 
 // More experts than this do not fit a block's shared memory.
 inline constexpr std::int32_t kMaxGateExperts = 24576;
+
+// Whether logits may come in more than one slice.
+bool topk_gate_adds_slices(const TopkGateParams& params);
 
 void launch_topk_gate(const TopkGateParams& params, cudaStream_t stream);
 
