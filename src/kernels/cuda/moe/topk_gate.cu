@@ -3,6 +3,8 @@
 // registers where these divide evenly into lanes and groups into experts; else keys lie in shared memory.
 #include <cmath>
 
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/moe/gate_product.h"
 #include "kernels/cuda/moe/topk_gate.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
@@ -177,10 +179,7 @@ struct LaneExperts {
   __device__ void load(const TopkGateParams& p, const float* logits, const float (&bias)[kPer]) {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) scores[i] = logits[i];
-    for (int s = 1; s < p.num_slices; ++s) {
-#pragma unroll
-      for (int i = 0; i < kPer; ++i) scores[i] += logits[s * p.slice_stride + i];
-    }
+    if (p.num_slices > 1) add_slices(p, logits);
     if (p.softmax) {
       float top = -INFINITY;
 #pragma unroll
@@ -198,6 +197,24 @@ struct LaneExperts {
     }
 #pragma unroll
     for (int i = 0; i < kPer; ++i) keys[i] = key_of(scores[i] + bias[i]);
+  }
+
+  // Slices lie in scratch memory: aligned, whole vectors to a lane.
+  __device__ void add_slices(const TopkGateParams& p, const float* logits) {
+    constexpr int kVector = kPer % 4 == 0 ? 4 : kPer % 2 == 0 ? 2 : 1;
+    struct alignas(kVector * sizeof(float)) Vector {
+      float values[kVector];
+    };
+#pragma unroll
+    for (int s = 1; s < kMaxGateSlices; ++s) {
+      if (s >= p.num_slices) continue;
+#pragma unroll
+      for (int i = 0; i < kPer; i += kVector) {
+        const auto more = *reinterpret_cast<const Vector*>(logits + s * p.slice_stride + i);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) scores[i + j] += more.values[j];
+      }
+    }
   }
 
   // Leaves the experts of the topk_group best groups as they are. A group is lanes_of_group whole lanes.
@@ -280,7 +297,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(T
 #pragma unroll
     for (int i = 0; i < kPer; ++i) bias[i] = p.correction_bias[lane * kPer + i];
   }
-  begin_overlapped();
+  // The next kernel is not let in early: its blocks, waiting for the choice, would keep the shared experts,
+  // which run beside this kernel, out of the multiprocessors.
+  wait_for_earlier_kernels();
   const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (token >= p.m) return;
   LaneExperts<kPer> experts;
