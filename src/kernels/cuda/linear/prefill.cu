@@ -13,31 +13,19 @@
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/cluster.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
+#include "kernels/cuda/hopper/wgmma.cuh"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/inputs.h"
 #include "kernels/cuda/linear/prefill.h"
-#include "kernels/cuda/linear/ptx.cuh"
-#include "kernels/cuda/linear/wgmma.cuh"
+#include "kernels/cuda/linear/tiles.cuh"
 
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kMaxCluster = 8;
-constexpr int kInputRowBytes = kBlockK * 2;
-constexpr int kMaxRingBytes = 208 * 1024;
 constexpr int kMaxTokenTile = 128;
-
-struct PrefillArgs {
-  PackedWeight w[2];        // gate and up of a gated product
-  const std::byte* inputs;  // [block of k][m_pad][128 bytes], swizzled
-  float* y;
-  std::int64_t y_stride;
-  int m;
-  int m_pad;
-  int row_tiles;  // tiles of the grid
-  int token_tiles;
-  int cluster;
-  bool accumulate;
-};
 
 // kTokens: of a tile. kGated: a warpgroup's second 64 rows are the up projection of its first.
 template <Format kFormat, int kTokensOf, bool kGatedOf>
@@ -83,30 +71,6 @@ struct Config {
   static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
   static_assert(!(kWide && kGated), "gated products of wide scales are two products");
 };
-
-// A block's place in the grid: what it multiplies.
-struct TileOfGrid {
-  int row_tile;
-  int token_tile;
-};
-
-// Neighbouring blocks share activations and weights: bands of 8 row tiles, tokens outside.
-__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, int index) {
-  constexpr int kBand = 8;
-  const int band = index / (kBand * args.token_tiles);
-  const int rows = min(kBand, args.row_tiles - band * kBand);
-  const int rest = index - band * kBand * args.token_tiles;
-  return {.row_tile = band * kBand + rest % rows, .token_tile = rest / rows};
-}
-
-struct Blocks {
-  int begin;
-  int end;
-};
-__device__ __forceinline__ Blocks blocks_of_rank(const PrefillArgs& args, int rank) {
-  const int n = args.w[0].num_blocks;
-  return {.begin = n * rank / args.cluster, .end = n * (rank + 1) / args.cluster};
-}
 
 // Which matrix and which of its row tiles local row tile `i` is: [warpgroup][64 rows][16 rows].
 template <class C>
@@ -162,51 +126,34 @@ struct StageCopy {
   }
 
   // Row tile `i`.
-  __device__ __forceinline__ void weights(std::byte* stage, std::uint64_t* barrier, int i) const {
+  __device__ __forceinline__ void weights(std::byte* stage, std::uint32_t barrier, int i) const {
     const LocalTile<C> local = local_tile<C>(args, tile.row_tile, i);
     const PackedWeight& w = args.w[local.matrix];
     const TileAddress address = tile_address(w, 0, local.tile);
-    ptx::bulk_copy(stage_codes<C>(stage, i),
-                   address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
-                   static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
+    bulk_copy(shared_address(stage_codes<C>(stage, i)),
+              address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
+              static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
     if constexpr (has_narrow_scales(kFormat)) {
-      ptx::bulk_copy(stage_scales<C>(stage, i),
-                     address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
-                     static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
+      bulk_copy(shared_address(stage_scales<C>(stage, i)),
+                address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
+                static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
     } else if constexpr (C::kWide) {
-      ptx::bulk_copy(stage_scales<C>(stage, i), address.scales + first_group() * kTileRows * 4,
-                     static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
+      bulk_copy(shared_address(stage_scales<C>(stage, i)), address.scales + first_group() * kTileRows * 4,
+                static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
       if (zeros()) {
-        ptx::bulk_copy(stage_zeros<C>(stage, i), address.scales + w.zeros_offset + first_group() * kTileRows,
-                       static_cast<std::uint32_t>(groups() * kTileRows), barrier);
+        bulk_copy(shared_address(stage_zeros<C>(stage, i)),
+                  address.scales + w.zeros_offset + first_group() * kTileRows,
+                  static_cast<std::uint32_t>(groups() * kTileRows), barrier);
       }
     }
   }
 
-  __device__ __forceinline__ void inputs(std::byte* stage, std::uint64_t* barrier, int lane) const {
+  __device__ __forceinline__ void inputs(std::byte* stage, std::uint32_t barrier, int lane) const {
     if (lane >= count) return;
     const std::int64_t row = static_cast<std::int64_t>(block + lane) * args.m_pad +
                              static_cast<std::int64_t>(tile.token_tile) * C::kTokens;
-    ptx::bulk_copy(stage + lane * C::kTokens * kInputRowBytes, args.inputs + row * kInputRowBytes,
-                   C::kTokens * kInputRowBytes, barrier);
-  }
-};
-
-struct Ring {
-  std::byte* stages;
-  std::uint64_t* filled;
-  std::uint64_t* drained;
-};
-
-// Stage and parity of a position in the stream of stages.
-struct RingState {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1U;
-    }
+    bulk_copy(shared_address(stage + lane * C::kTokens * kInputRowBytes), args.inputs + row * kInputRowBytes,
+              C::kTokens * kInputRowBytes, barrier);
   }
 };
 
@@ -217,9 +164,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   constexpr int kTilesOfWarp = C::kRowTiles / 4;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint64_t* barrier) {
+  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint32_t barrier) {
     // Bytes may arrive before they are expected: the phase ends only after the arrival that expects them.
-    if (warp == 0 && lane == 0) ptx::mbarrier_expect(barrier, copy.bytes());
+    if (warp == 0 && lane == 0) mbarrier_expect(barrier, copy.bytes());
     if (lane < kTilesOfWarp) copy.weights(stage, barrier, warp * kTilesOfWarp + lane);
   };
   const Blocks blocks = blocks_of_rank(args, rank);
@@ -229,9 +176,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   const TileOfGrid first_tile = tile_of_grid(args, first);
   for (int block = blocks.begin; block < blocks.end && ahead < C::kStages; block += C::kBlocks, ++ahead) {
     const StageCopy<kFormat, C> copy{args, first_tile, block, min(C::kBlocks, blocks.end - block)};
-    copy_weights(copy, ring.stages + ahead * C::kStageBytes, ring.filled + ahead);
+    copy_weights(copy, ring.stages + ahead * C::kStageBytes, barrier_at(ring.filled, ahead));
   }
-  ptx::wait_for_earlier_kernels();
+  wait_for_earlier_kernels();
   RingState state;
   int position = 0;
   for (int index = first; index < num_tiles; index += step) {
@@ -239,21 +186,15 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
     for (int block = blocks.begin; block < blocks.end; block += C::kBlocks, ++position) {
       const StageCopy<kFormat, C> copy{args, tile, block, min(C::kBlocks, blocks.end - block)};
       std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-      std::uint64_t* barrier = ring.filled + state.stage;
+      std::uint32_t barrier = barrier_at(ring.filled, state.stage);
       if (position >= ahead) {
-        if (position >= C::kStages) ptx::mbarrier_wait(ring.drained + state.stage, state.parity ^ 1U);
+        if (position >= C::kStages) mbarrier_wait(barrier_at(ring.drained, state.stage), state.parity ^ 1U);
         copy_weights(copy, stage, barrier);
       }
       if (warp == 0) copy.inputs(stage, barrier, lane);
       state.advance(C::kStages);
     }
   }
-}
-
-template <int kCount>
-__device__ __forceinline__ void clear(float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = 0.0F;
 }
 
 // Sums of a warpgroup's tile: [64 rows][tokens].
@@ -273,17 +214,16 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
   int before = -1;  // the stage to let go
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
 #pragma unroll
     for (int b = 0; b < C::kBlocks; ++b) {
       if (b >= count) break;
-      const std::uint64_t inputs =
-          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+      const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
 #pragma unroll
       for (int i = 0; i < C::kTilesM; ++i) {
         // These codes are operands as they are: not to be loaded while the last ones are read.
-        if constexpr (kFormat == Format::bf16) ptx::wgmma_wait<C::kPending>();
+        if constexpr (kFormat == Format::bf16) wgmma_wait<C::kPending>();
         LaneCodes<kFormat> codes;
         codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
         LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
@@ -293,30 +233,30 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
 #pragma unroll
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
-          ptx::wgmma_wait<C::kPending>();
+          wgmma_wait<C::kPending>();
           // The last stage is read no more once its last group, and not only the one before, is done.
           const bool let_go = (b * C::kTilesM + i) * C::kParts + part == C::kPending;
-          if (let_go && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+          if (let_go && before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             RowOperands operands{};
             if constexpr (has_narrow_scales(kFormat)) operands = scales.operands(step);
             decode_step(codes, step, operands, a[step], part == 1);
           }
-          ptx::wgmma_fence();
+          wgmma_fence();
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
-            ptx::wgmma(sums[i], a[step], inputs + static_cast<std::uint64_t>(2 * step), 1);
+            wgmma_bf16(sums[i], a[step], inputs + static_cast<std::uint64_t>(2 * step), 1);
           }
-          ptx::wgmma_commit();
+          wgmma_commit();
         }
       }
     }
     before = state.stage;
     state.advance(C::kStages);
   }
-  ptx::wgmma_wait<0>();
-  if (before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+  wgmma_wait<0>();
+  if (before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 }
 
 // Wide scales: part sums per scale group (or per block, if the group is longer).
@@ -331,12 +271,11 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
   clear(sums[0]);
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
     const int first_group = scale_group(w, block * 2);
     for (int b = 0; b < count; ++b) {
-      const std::uint64_t inputs =
-          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+      const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
       LaneCodes<kFormat> codes;
       codes.load(stage_codes<C>(stage, tile) + b * block_bytes(kFormat), lane);
       std::uint32_t a[4][4];
@@ -355,40 +294,26 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
         decode_step(codes, 2 * chunk, operands, a[2 * chunk]);
         decode_step(codes, 2 * chunk + 1, operands, a[2 * chunk + 1]);
       }
-      ptx::wgmma_fence();
-      ptx::wgmma(part, a[0], inputs, 0);
-      ptx::wgmma(part, a[1], inputs + 2, 1);
+      wgmma_fence();
+      wgmma_bf16(part, a[0], inputs, 0);
+      wgmma_bf16(part, a[1], inputs + 2, 1);
       if (!block_scales) {
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<0>();
+        wgmma_commit();
+        wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[0][i / 2 % 2], part[i], sums[0][i]);
-        ptx::wgmma_fence();
+        wgmma_fence();
       }
-      ptx::wgmma(part, a[2], inputs + 4, block_scales ? 1 : 0);
-      ptx::wgmma(part, a[3], inputs + 6, 1);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<0>();
+      wgmma_bf16(part, a[2], inputs + 4, block_scales ? 1 : 0);
+      wgmma_bf16(part, a[3], inputs + 6, 1);
+      wgmma_commit();
+      wgmma_wait<0>();
 #pragma unroll
       for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[1][i / 2 % 2], part[i], sums[0][i]);
     }
-    if (lane == 0) ptx::mbarrier_arrive(ring.drained + state.stage);
+    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }
-}
-
-__device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
-
-__device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
-  if (token >= args.m || row >= args.w[0].n) return;
-  float* y = args.y + token * args.y_stride + row;
-  *y = args.accumulate ? *y + value : value;
-}
-
-// Factor of output row `row` in matrix `matrix`; rows past the end take any.
-__device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
-  const int tile = min(row / kTileRows, w.num_tiles - 1);
-  return row_factor(w, tile_address(w, 0, tile).scales, row % kTileRows);
 }
 
 template <class C>
@@ -426,7 +351,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   auto* partial = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  ptx::consumer_barrier<C::kConsumers>();  // nobody reads the ring any more
+  barrier_sync<1, C::kConsumers>();  // nobody reads the ring any more
 #pragma unroll
   for (int i = 0; i < C::kTilesM; ++i) {
     const int group_row = C::kGated ? i * C::kOutputRows + warp / 4 * 64 : (warp / 4 * C::kTilesM + i) * 64;
@@ -437,7 +362,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       partial[token * C::kPartialStride + row + s / 2 % 2 * 8] = sums[i][s];
     }
   }
-  ptx::cluster_sync();
+  cluster_sync();
   // This block's share, in rows of four: a thread takes the same rows of several tokens.
   const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
   const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
@@ -456,10 +381,11 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
     float totals[2][4] = {};
 #pragma unroll
     for (int matrix = 0; matrix < (C::kGated ? 2 : 1); ++matrix) {
-      const float* mine = partial + token * C::kPartialStride + matrix * C::kOutputRows + row;
+      const std::uint32_t mine =
+          shared_address(partial + token * C::kPartialStride + matrix * C::kOutputRows + row);
 #pragma unroll 4
       for (int r = 0; r < args.cluster; ++r) {
-        const float4 part = ptx::load_remote4(mine, static_cast<std::uint32_t>(r));
+        const float4 part = load_remote4(remote_address(mine, r));
         totals[matrix][0] += part.x, totals[matrix][1] += part.y;
         totals[matrix][2] += part.z, totals[matrix][3] += part.w;
       }
@@ -471,38 +397,39 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       store(args, tile.token_tile * C::kTokens + token, output_row + j, value);
     }
   }
-  ptx::cluster_sync();
+  cluster_sync();
 }
 
 template <Format kFormat, class C>
 __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_constant__ PrefillArgs args) {
+  let_next_kernel_start();
   extern __shared__ std::byte raw[];
-  std::byte* memory = raw + (1024 - ptx::shared_address(raw) % 1024) % 1024;
+  std::byte* memory = raw + (1024 - shared_address(raw) % 1024) % 1024;
   __shared__ std::uint64_t barriers[2][C::kStages];
-  const Ring ring{.stages = memory, .filled = barriers[0], .drained = barriers[1]};
+  const Ring ring{
+      .stages = memory, .filled = shared_address(barriers[0]), .drained = shared_address(barriers[1])};
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int rank = static_cast<int>(blockIdx.x) % args.cluster;
   const int first = static_cast<int>(blockIdx.x) / args.cluster;
   const int step = static_cast<int>(gridDim.x) / args.cluster;
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
-      ptx::mbarrier_init(ring.filled + i, 1);
-      ptx::mbarrier_init(ring.drained + i, C::kGroups * 4);
+      mbarrier_init(barrier_at(ring.filled, i), 1);
+      mbarrier_init(barrier_at(ring.drained, i), C::kGroups * 4);
     }
-    ptx::mbarrier_init_fence();
+    mbarrier_init_fence();
   }
   __syncthreads();
   if (warp >= C::kGroups * 4) {
-    ptx::release_registers<C::kCopierRegisters>();
+    lower_registers<C::kCopierRegisters>();
     copy_tiles<kFormat, C>(args, ring, first, step, rank);
     if (args.cluster > 1) {
-      ptx::cluster_sync();
-      ptx::cluster_sync();
+      cluster_sync();
+      cluster_sync();
     }
   } else {
-    ptx::claim_registers<C::kConsumerRegisters>();
-    ptx::wait_for_earlier_kernels();
-    ptx::let_next_kernel_start();
+    raise_registers<C::kConsumerRegisters>();
+    wait_for_earlier_kernels();
     const Blocks blocks = blocks_of_rank(args, rank);
     RingState state;
     for (int index = first; index < args.row_tiles * args.token_tiles; index += step) {
@@ -521,85 +448,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
   }
 }
 
-// Activations to bf16, as B tiles are read: one thread, 8 inputs of a token.
-__global__ void __launch_bounds__(256)
-    round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
-                        const std::int32_t* permutation, uint4* inputs, bool quads_aligned) {
-  ptx::let_next_kernel_start();
-  ptx::wait_for_earlier_kernels();
-  const int chunk = static_cast<int>(threadIdx.x) % 8;
-  const int token = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 8;
-  const int block = static_cast<int>(blockIdx.y);
-  if (token >= m_pad) return;
-  const int column = block * kBlockK + chunk * 8;
-  float values[8] = {};
-  if (token < m) {
-    const float* row = x + token * x_stride;
-    if (quads_aligned && permutation == nullptr && column + 8 <= k) {
-      const float4 low = *reinterpret_cast<const float4*>(row + column);
-      const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
-      values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-      values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int kk = permutation != nullptr ? permutation[column + i] : column + i;
-        if (kk >= 0 && kk < k) values[i] = row[kk];
-      }
-    }
-  }
-  inputs[(static_cast<std::int64_t>(block) * m_pad + token) * 8 + (chunk ^ (token % 8))] = {
-      round_pair(values[0], values[1]), round_pair(values[2], values[3]), round_pair(values[4], values[5]),
-      round_pair(values[6], values[7])};
-}
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 int token_tile(int m) { return m <= 16 ? 16 : m <= 64 ? 64 : kMaxTokenTile; }
 int padded_tokens(int m) { return ceil_div(m, token_tile(m)) * token_tile(m); }
-
-void launch_early(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes, int cluster) {
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
-}
-
-void launch_round_inputs(const Product& p, int m_pad, std::byte* inputs, const Launch& launch) {
-  const bool quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
-  const auto* permutation = p.w.permutation_offset != 0
-                                ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
-                                : nullptr;
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(m_pad, 32)), static_cast<unsigned>(p.w.num_blocks));
-  config.blockDim = dim3(256);
-  config.stream = launch.stream;
-  launch_early(config, attributes, 1);
-  cudaLaunchKernelEx(&config, round_inputs_kernel, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad,
-                     permutation, reinterpret_cast<uint4*>(inputs), quads_aligned);
-}
-
-// Clusters of each size that fit the device at once.
-template <Format kFormat, class C>
-int max_clusters(int size) {
-  static int known[kMaxCluster + 1] = {};
-  if (known[size] == 0) {
-    cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(size));
-    config.blockDim = dim3(C::kThreads);
-    config.dynamicSmemBytes = C::kSharedBytes;
-    launch_early(config, attributes, size);
-    int clusters = 0;
-    const bool answered =
-        cudaOccupancyMaxActiveClusters(&clusters, prefill_kernel<kFormat, C>, &config) == cudaSuccess;
-    known[size] = answered && clusters > 0 ? clusters : 1;
-  }
-  return known[size];
-}
 
 template <Format kFormat, class C>
 void launch_kernel(PrefillArgs args, const Launch& launch) {
@@ -609,17 +459,15 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
-  // The fewest blocks of k, one after another, for the busiest block of the grid.
-  constexpr int kClusterCost = 6;  // of adding up, in blocks of k
-  int best_cost = args.w[0].num_blocks * ceil_div(tiles, launch.num_sms);
-  args.cluster = 1;
-  for (int size = 2; size <= kMaxCluster && args.w[0].num_blocks / size >= kMinBlocksOfRank; ++size) {
-    const int rounds = ceil_div(tiles, max_clusters<kFormat, C>(size));
-    const int cost = rounds * (ceil_div(args.w[0].num_blocks, size) + kClusterCost);
-    if (cost >= best_cost) continue;
-    best_cost = cost;
-    args.cluster = size;
-  }
+  // Of adding up, in blocks of k.
+  constexpr int kClusterCost = 6;
+  args.cluster = choose_cluster(tiles, args.w[0].num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost,
+                                [&](int size) {
+                                  static int known[kMaxCluster + 1] = {};
+                                  if (known[size] == 0)
+                                    known[size] = max_clusters(kernel, size, C::kThreads, C::kSharedBytes);
+                                  return known[size];
+                                });
   const int blocks = args.cluster > 1 ? tiles * args.cluster : std::min(tiles, launch.num_sms);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
@@ -668,9 +516,10 @@ std::size_t prefill_scratch_bytes(const PackedWeight& w, int num_matrices, int m
 void launch_prefill_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
   const int m_pad = padded_tokens(p.m);
-  launch_round_inputs(p, m_pad, launch.scratch, launch);
+  launch_round_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), launch);
   PrefillArgs args{.w = {p.w, up != nullptr ? *up : p.w},
                    .inputs = launch.scratch,
+                   .input_scales = nullptr,
                    .y = p.y,
                    .y_stride = p.y_stride,
                    .m = p.m,
