@@ -1,8 +1,5 @@
 // rms_norm and add. A thread takes four neighbouring values, in one access where alignment lets it: which
 // values a thread sums does not depend on alignment, so neither does the result.
-#include <cooperative_groups.h>
-
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/check.h"
@@ -51,37 +48,25 @@ __device__ __forceinline__ float squares(float4 v) {
   return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
 }
 
-// The sum of every block's `value`, the same in all threads of the cluster; *mine is shared memory.
-__device__ float cluster_sum(float value, float* mine, int cluster) {
-  const cooperative_groups::cluster_group blocks = cooperative_groups::this_cluster();
-  if (threadIdx.x == 0) *mine = value;
-  blocks.sync();
-  float sum = 0.0F;
-  for (int i = 0; i < cluster; ++i) sum += *blocks.map_shared_rank(mine, i);
-  blocks.sync();  // nobody leaves while its value is read
-  return sum;
-}
-
-// One row a cluster of blocks, which deal its vectors out like the threads of one large block. At a few rows
-// small blocks find room, and ask for the weight, while the kernel in front still runs. The first kKept
-// vectors of a thread stay in registers between the two passes, and all of them are asked for before the
-// first is used. add.data may be null.
+// One row a block. The first kKept vectors of a thread stay in registers between the two passes, and all of
+// them are asked for before the first is used. add.data may be null. The weight is no other kernel's output:
+// it is asked for before the row may be read, and the row, which many other bytes have driven out of L2 since
+// it was written, is brought back there.
 template <bool kAligned>
-__global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, std::int64_t d,
-                                int cluster) {
+__global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, std::int64_t d) {
   constexpr int kKept = 2;
-  __shared__ float total;
-  const std::int64_t row = blockIdx.x / static_cast<unsigned>(cluster);
-  const int rank = static_cast<int>(blockIdx.x % static_cast<unsigned>(cluster));
-  const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * cluster * kVector;
-  const std::int64_t first = (static_cast<std::int64_t>(rank) * blockDim.x + threadIdx.x) * kVector;
+  const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kVector;
+  const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kVector;
   float4 weights[kKept];
+  float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
 #pragma unroll
-  for (int i = 0; i < kKept; ++i) weights[i] = load4<kAligned>(weight, first + i * step, d);
+  for (int i = 0; i < kKept; ++i) {
+    weights[i] = load4<kAligned>(weight, first + i * step, d);
+    if (first + i * step < d) asm volatile("prefetch.global.L2 [%0];" ::"l"(in + first + i * step));
+  }
   begin_overlapped();
-  float* in = x.data + row * x.stride;
-  const float* more = add.data + row * add.stride;
-  float* out = y.data + row * y.stride;
+  const float* more = add.data + static_cast<std::int64_t>(blockIdx.x) * add.stride;
+  float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
   const bool adds = add.data != nullptr;
   float4 kept[kKept];
   float4 added[kKept] = {};
@@ -107,9 +92,7 @@ __global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps
     }
     sum += squares(v);
   }
-  sum = block_reduce(sum, Sum{});
-  if (cluster > 1) sum = cluster_sum(sum, &total, cluster);
-  const float scale = 1.0F / sqrtf(sum / static_cast<float>(d) + eps);
+  const float scale = 1.0F / sqrtf(block_reduce(sum, Sum{}) / static_cast<float>(d) + eps);
   const auto normed = [&](float4 v, float4 w, std::int64_t at) {
     store4<kAligned>(out, at, d,
                      {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
@@ -145,17 +128,11 @@ bool aligned(Rows rows) { return aligned(rows.data, rows.stride); }
 void launch_rms_norm(cudaStream_t stream, Rows x, Rows add, const float* weight, float eps, Rows y,
                      std::int64_t m, std::int64_t d) {
   if (m == 0 || d == 0) return;
-  constexpr int kCluster = 8;
-  constexpr int kFewRows = 16;
-  constexpr int kLongRow = kCluster * 128 * kVector;
-  const int cluster = m <= kFewRows && d >= kLongRow ? kCluster : 1;
-  const std::int64_t warps = (d / cluster + 32 * kVector - 1) / (32 * kVector);
-  const int max_warps = cluster > 1 ? 4 : 32;
-  const int threads = 32 * static_cast<int>(std::min<std::int64_t>(warps, max_warps));
+  const std::int64_t warps = (d + 32 * kVector - 1) / (32 * kVector);
+  const int threads = 32 * static_cast<int>(warps < 32 ? warps : 32);
   const bool vectors = aligned(x) && aligned(add) && aligned(y) && aligned(weight, d);
-  launch_overlapped_clusters(vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>,
-                             dim3(static_cast<unsigned>(m * cluster)), threads, 0, cluster, stream, x, add,
-                             weight, eps, y, d, cluster);
+  launch_overlapped(vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>, dim3(static_cast<unsigned>(m)),
+                    threads, 0, stream, x, add, weight, eps, y, d);
   check_launch("rms_norm");
 }
 

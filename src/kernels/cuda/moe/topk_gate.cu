@@ -199,20 +199,27 @@ struct LaneExperts {
     for (int i = 0; i < kPer; ++i) keys[i] = key_of(scores[i] + bias[i]);
   }
 
-  // Slices lie in scratch memory: aligned, whole vectors to a lane.
+  // Slices lie in scratch memory: aligned, whole vectors to a lane. Without branches, so that all are asked
+  // for at once.
   __device__ void add_slices(const TopkGateParams& p, const float* logits) {
     constexpr int kVector = kPer % 4 == 0 ? 4 : kPer % 2 == 0 ? 2 : 1;
     struct alignas(kVector * sizeof(float)) Vector {
       float values[kVector];
     };
+    Vector more[kMaxGateSlices][kPer / kVector];
 #pragma unroll
     for (int s = 1; s < kMaxGateSlices; ++s) {
-      if (s >= p.num_slices) continue;
+      const float* slice = logits + (s < p.num_slices ? s : 0) * p.slice_stride;
 #pragma unroll
-      for (int i = 0; i < kPer; i += kVector) {
-        const auto more = *reinterpret_cast<const Vector*>(logits + s * p.slice_stride + i);
+      for (int i = 0; i < kPer / kVector; ++i) {
+        more[s][i] = *reinterpret_cast<const Vector*>(slice + i * kVector);
+      }
+    }
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) scores[i + j] += more.values[j];
+    for (int s = 1; s < kMaxGateSlices; ++s) {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        scores[i] += s < p.num_slices ? more[s][i / kVector].values[i % kVector] : 0.0F;
       }
     }
   }
