@@ -5,6 +5,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/elementwise/reduce.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
 
@@ -12,6 +13,8 @@ namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kVector = 4;
+// So few blocks lie idle before their turn comes.
+constexpr unsigned kFewRows = 64;
 
 // Values [at, at + 4) of a row of d; those past it are zero. kAligned: rows are aligned to 16 bytes and d is
 // a multiple of 4.
@@ -48,39 +51,31 @@ __device__ __forceinline__ float squares(float4 v) {
   return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
 }
 
-// One row a block. The first kKept vectors of a thread stay in registers between the two passes, and all of
-// them are asked for before the first is used. add.data may be null. The weight is no other kernel's output:
-// it is asked for before the row may be read, and the row, which many other bytes have driven out of L2 since
-// it was written, is brought back there.
+// One row: in is read, with more (or null) added and stored back, and out written. Nothing is stored if not
+// `real`. The first kKept vectors of a thread stay in registers between the two passes, and all of them are
+// asked for before the first is used.
 template <bool kAligned>
-__global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, std::int64_t d) {
+__device__ __forceinline__ void norm_row(float* in, const float* more, const float* weight, float eps,
+                                         float* out, std::int64_t d, bool real) {
   constexpr int kKept = 2;
   const std::int64_t step = static_cast<std::int64_t>(blockDim.x) * kVector;
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kVector;
-  float4 weights[kKept];
-  float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
-#pragma unroll
-  for (int i = 0; i < kKept; ++i) {
-    weights[i] = load4<kAligned>(weight, first + i * step, d);
-    if (first + i * step < d) asm volatile("prefetch.global.L2 [%0];" ::"l"(in + first + i * step));
-  }
-  begin_overlapped();
-  const float* more = add.data + static_cast<std::int64_t>(blockIdx.x) * add.stride;
-  float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
-  const bool adds = add.data != nullptr;
+  const bool adds = more != nullptr;
   float4 kept[kKept];
   float4 added[kKept] = {};
+  float4 weights[kKept];
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
     kept[i] = load4<kAligned>(in, first + i * step, d);
     if (adds) added[i] = load4<kAligned>(more, first + i * step, d);
+    weights[i] = load4<kAligned>(weight, first + i * step, d);
   }
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
     if (adds) {
       kept[i] = sum_of(kept[i], added[i]);
-      store4<kAligned>(in, first + i * step, d, kept[i]);
+      if (real) store4<kAligned>(in, first + i * step, d, kept[i]);
     }
     sum += squares(kept[i]);
   }
@@ -88,19 +83,44 @@ __global__ void rms_norm_kernel(Rows x, Rows add, const float* weight, float eps
     float4 v = load4<kAligned>(in, at, d);
     if (adds) {
       v = sum_of(v, load4<kAligned>(more, at, d));
-      store4<kAligned>(in, at, d, v);
+      if (real) store4<kAligned>(in, at, d, v);
     }
     sum += squares(v);
   }
   const float scale = 1.0F / sqrtf(block_reduce(sum, Sum{}) / static_cast<float>(d) + eps);
   const auto normed = [&](float4 v, float4 w, std::int64_t at) {
-    store4<kAligned>(out, at, d,
-                     {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
+    v = {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w};
+    if (real) store4<kAligned>(out, at, d, v);
   };
 #pragma unroll
   for (int i = 0; i < kKept; ++i) normed(kept[i], weights[i], first + i * step);
   for (std::int64_t at = first + kKept * step; at < d; at += step) {
     normed(load4<kAligned>(in, at, d), load4<kAligned>(weight, at, d), at);
+  }
+}
+
+// One row a block; add.data may be null. Weights that stream by drive instructions and data out of the
+// caches, and fetching these is most of what the norm of a few rows takes. So while the kernel in front still
+// runs, the row is brought back to L2, and the work is done once for nothing, with the weight as its own
+// input.
+template <bool kAligned>
+__global__ void __launch_bounds__(1024)
+    rms_norm_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, std::int64_t d) {
+  let_next_kernel_start();
+  float* in = x.data + static_cast<std::int64_t>(blockIdx.x) * x.stride;
+  const float* more =
+      add.data == nullptr ? nullptr : add.data + static_cast<std::int64_t>(blockIdx.x) * add.stride;
+  float* out = y.data + static_cast<std::int64_t>(blockIdx.x) * y.stride;
+  for (std::int64_t at = static_cast<std::int64_t>(threadIdx.x) * 32; at < d;
+       at += std::int64_t{blockDim.x} * 32) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(in + at));
+  }
+#pragma unroll 1
+  for (int pass = gridDim.x <= kFewRows ? 0 : 1; pass < 2; ++pass) {
+    const bool real = pass == 1;
+    if (real) wait_for_earlier_kernels();
+    norm_row<kAligned>(real ? in : const_cast<float*>(weight), real || more == nullptr ? more : weight,
+                       weight, eps, out, d, real);
   }
 }
 

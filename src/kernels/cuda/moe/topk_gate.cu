@@ -176,10 +176,11 @@ struct LaneExperts {
   std::uint32_t keys[kPer];
   std::uint32_t taken = 0;  // bit i: expert i has been picked
 
+  // No logits: zeros.
   __device__ void load(const TopkGateParams& p, const float* logits, const float (&bias)[kPer]) {
 #pragma unroll
-    for (int i = 0; i < kPer; ++i) scores[i] = logits[i];
-    if (p.num_slices > 1) add_slices(p, logits);
+    for (int i = 0; i < kPer; ++i) scores[i] = logits == nullptr ? 0.0F : logits[i];
+    if (p.num_slices > 1 && logits != nullptr) add_slices(p, logits);
     if (p.softmax) {
       float top = -INFINITY;
 #pragma unroll
@@ -274,7 +275,7 @@ struct LaneExperts {
     }
   }
 
-  __device__ void write(const TopkGateParams& p, std::int64_t token, int lane) const {
+  __device__ void write(const TopkGateParams& p, std::int64_t token, int lane, bool real) const {
     float sum = 0.0F;
 #pragma unroll
     for (int i = 0; i < kPer; ++i) sum += (taken >> i & 1U) != 0 ? scores[i] : 0.0F;
@@ -289,8 +290,10 @@ struct LaneExperts {
     for (int i = 0; i < kPer; ++i) {
       if ((taken >> i & 1U) == 0) continue;
       const float weight = p.norm_topk_prob ? scores[i] / (sum + 1e-20F) : scores[i];
-      p.topk_ids[token * p.topk + slot] = lane * kPer + i;
-      p.topk_weights[token * p.topk + slot] = weight * p.routed_scaling_factor;
+      if (real) {
+        p.topk_ids[token * p.topk + slot] = lane * kPer + i;
+        p.topk_weights[token * p.topk + slot] = weight * p.routed_scaling_factor;
+      }
       ++slot;
     }
   }
@@ -299,21 +302,27 @@ struct LaneExperts {
 template <int kPer>
 __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(TopkGateParams p) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   float bias[kPer] = {};
   if (p.correction_bias != nullptr) {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) bias[i] = p.correction_bias[lane * kPer + i];
   }
-  // The next kernel is not let in early: its blocks, waiting for the choice, would keep the shared experts,
-  // which run beside this kernel, out of the multiprocessors.
-  wait_for_earlier_kernels();
-  const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
-  if (token >= p.m) return;
-  LaneExperts<kPer> experts;
-  experts.load(p, p.logits + token * p.logits_stride + lane * kPer, bias);
-  if (p.n_group > 1) experts.mask_groups(p, lane);
-  experts.take_largest(p.topk, lane);
-  experts.write(p, token, lane);
+  // Weights that stream by drive instructions out of the caches, and fetching these is most of what choosing
+  // for a few tokens takes. So it is done once for nothing, on zeros, while the kernel in front still runs.
+#pragma unroll 1
+  for (int pass = 0; pass < 2; ++pass) {
+    const bool real = pass == 1;
+    // The next kernel is not let in early: its blocks, waiting for the choice, would keep the shared experts,
+    // which run beside this kernel, out of the multiprocessors.
+    if (real) wait_for_earlier_kernels();
+    if (token >= p.m) continue;
+    LaneExperts<kPer> experts;
+    experts.load(p, real ? p.logits + token * p.logits_stride + lane * kPer : nullptr, bias);
+    if (p.n_group > 1) experts.mask_groups(p, lane);
+    experts.take_largest(p.topk, lane);
+    experts.write(p, token, lane, real);
+  }
 }
 
 template <int kPer>
