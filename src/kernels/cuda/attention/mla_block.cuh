@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/hopper.cuh"
+#include "kernels/cuda/attention/panels.cuh"
 #include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/attention/mla_schedule.cuh"
 
