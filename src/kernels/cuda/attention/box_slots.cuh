@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/attention.h"
-#include "kernels/cuda/hopper/copy.cuh"
 
 namespace nibble::kernels::cuda {
 
@@ -28,14 +27,6 @@ class BoxSlots {
       slot_ = mine < end_entry_ ? table_[mine / page_size_] * page_size_ + mine % page_size_ : -1;
     }
     return __shfl_sync(0xFFFFFFFFU, slot_, box - first_);
-  }
-
-  // Brings the boxes that begin in [begin, end) nearer, as far as they have been looked up.
-  __device__ void prefetch(const void* cache, int entry_bytes, int begin, int end) const {
-    const int entry = (first_ + lane()) * box_rows_;
-    if (slot_ < 0 || entry < begin || entry >= end) return;
-    prefetch_global(static_cast<const std::uint8_t*>(cache) + std::int64_t{slot_} * entry_bytes,
-                    static_cast<std::uint32_t>(box_rows_ * entry_bytes));
   }
 
  private:

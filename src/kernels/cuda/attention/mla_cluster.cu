@@ -17,15 +17,11 @@ namespace {
 
 using namespace mla_cluster;
 
-// Of a thread; 96 at the start.
-constexpr int kConsumerRegisters = 112;
-constexpr int kLoaderRegisters = 32;
-
-template <int kHeads, CacheCodes kCodes>
+template <CacheCodes kCodes>
 __global__ void __launch_bounds__(kThreads, 1)
     mla_cluster_kernel(const __grid_constant__ MlaCluster launch, const __grid_constant__ CUtensorMap map) {
   extern __shared__ std::uint8_t raw[];
-  auto& shared = *reinterpret_cast<Shared<kHeads, kCodes>*>(raw + (1024U - (shared_address(raw) & 1023U)) % 1024U);
+  auto& shared = *reinterpret_cast<Shared<kCodes>*>(raw + (1024U - (shared_address(raw) & 1023U)) % 1024U);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kBuffers; ++i) {
       mbarrier_init(shared_address(&shared.full[i]), 1);
@@ -41,15 +37,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_earlier_kernels();
   let_next_kernel_start();
   if (threadIdx.x >= kConsumers) {
-    lower_registers<kLoaderRegisters>();
-    cluster_wait();
-    if (threadIdx.x >= kConsumers + 32) return;
     find_sequence(launch, work);
+    cluster_wait();
     load_tiles(launch, map, work, shared);
     return;
   }
-  raise_registers<kConsumerRegisters>();
-  Consumer<kHeads, kCodes> consumer(launch, work, shared);
+  Consumer<kCodes> consumer(launch, work, shared);
   consumer.load_queries();
   find_sequence(launch, work);
   cluster_wait();
@@ -70,11 +63,11 @@ bool aligned(const Heads& t) {
          t.head_stride % 4 == 0;
 }
 
-template <int kHeads, CacheCodes kCodes>
+template <CacheCodes kCodes>
 struct Kernel {
-  static constexpr int kBytes = static_cast<int>(sizeof(Shared<kHeads, kCodes>)) + 1024;
+  static constexpr int kBytes = static_cast<int>(sizeof(Shared<kCodes>)) + 1024;
   static_assert(kBytes <= 227 * 1024);
-  static constexpr auto kFunction = mla_cluster_kernel<kHeads, kCodes>;
+  static constexpr auto kFunction = mla_cluster_kernel<kCodes>;
 
   static void allow_shared() {
     check(cudaFuncSetAttribute(kFunction, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
@@ -102,18 +95,18 @@ struct Kernel {
 
   static void launch(cudaStream_t stream, const MlaCluster& launch, const CUtensorMap& map) {
     allow_shared();
-    const std::int64_t blocks = launch.base.num_rows * launch.num_groups * launch.shape.splits;
-    launch_overlapped_clusters(kFunction, dim3(static_cast<unsigned>(blocks)), launch.shape.splits, kThreads,
+    const std::int64_t blocks = launch.base.num_rows * launch.num_groups * launch.splits;
+    launch_overlapped_clusters(kFunction, dim3(static_cast<unsigned>(blocks)), launch.splits, kThreads,
                                kBytes, stream, launch, map);
   }
 };
 
-// Calls f with the kernel for a cache type and number of heads.
+// Calls f with the kernel for a cache type.
 template <class F>
-auto with_kernel(CacheCodes codes, int heads, F&& f) {
-  if (codes == CacheCodes::e4m3) return f(Kernel<16, CacheCodes::e4m3>{});
-  if (codes == CacheCodes::e5m2) return f(Kernel<16, CacheCodes::e5m2>{});
-  return heads == 32 ? f(Kernel<32, CacheCodes::bf16>{}) : f(Kernel<16, CacheCodes::bf16>{});
+auto with_kernel(CacheCodes codes, F&& f) {
+  if (codes == CacheCodes::e4m3) return f(Kernel<CacheCodes::e4m3>{});
+  if (codes == CacheCodes::e5m2) return f(Kernel<CacheCodes::e5m2>{});
+  return f(Kernel<CacheCodes::bf16>{});
 }
 
 }  // namespace
@@ -121,7 +114,8 @@ auto with_kernel(CacheCodes codes, int heads, F&& f) {
 bool mla_cluster_supports(const MlaLaunch& launch) {
   if (launch.d_latent != kMlaLatent || launch.d_rope != kMlaRope || !(launch.scale > 0.0F)) return false;
   if (!aligned(launch.q_latent) || !aligned(launch.q_pe) || !aligned(launch.o)) return false;
-  if (reinterpret_cast<std::uintptr_t>(launch.cache.data) % 16 != 0 || launch.num_slots > INT_MAX) return false;
+  if (reinterpret_cast<std::uintptr_t>(launch.cache.data) % 16 != 0 || launch.num_slots > INT_MAX)
+    return false;
   if (launch.cache.codes == CacheCodes::f32) return false;
   if (launch.cache.codes == CacheCodes::bf16) {
     return launch.cache.stride % 8 == 0 && box_rows_of(launch.page_size) >= 8;
@@ -129,28 +123,37 @@ bool mla_cluster_supports(const MlaLaunch& launch) {
   return launch.cache.stride == kFp8Bytes && box_rows_of(launch.page_size) >= kBoxRowsFp8;
 }
 
-std::optional<MlaClusterShape> choose_mla_cluster(const MlaLaunch& launch, int num_sms) {
+std::optional<int> choose_mla_splits(const MlaLaunch& launch) {
   if (!mla_cluster_supports(launch)) return std::nullopt;
-  return std::nullopt;
+  const std::int64_t units = launch.num_rows * ((launch.num_heads + kHeads - 1) / kHeads);
+  // No sequence is longer; one whose length nobody here knows.
+  const std::int64_t longest = (std::int64_t{launch.max_pages} * launch.page_size + kMlaTile - 1) / kMlaTile;
+  int splits = 1;
+  with_kernel(launch.cache.codes, [&](auto kernel) {
+    while (splits < kMlaMaxSplits && splits < longest && units <= decltype(kernel)::capacity(2 * splits)) {
+      splits *= 2;
+    }
+    return 0;
+  });
+  constexpr std::int64_t kMaxTiles = 16;
+  if (longest > kMaxTiles * splits) return std::nullopt;
+  return splits;
 }
 
-void launch_mla_cluster(cudaStream_t stream, const MlaLaunch& launch, const MlaClusterShape& shape) {
+void launch_mla_cluster(cudaStream_t stream, const MlaLaunch& launch, int splits) {
   if (launch.num_rows == 0 || launch.num_heads == 0) return;
   const MlaCluster cluster{.base = launch,
-                           .shape = shape,
-                           .num_groups = (launch.num_heads + shape.heads - 1) / shape.heads,
+                           .splits = splits,
+                           .num_groups = (launch.num_heads + kHeads - 1) / kHeads,
                            .box_rows = box_rows_of(launch.page_size)};
-  const CUtensorMap map = launch.cache.codes == CacheCodes::bf16
-                              ? bf16_boxes(launch.cache.data, launch.num_slots, kMlaWidth,
-                                           launch.cache.stride, cluster.box_rows)
-                              : CUtensorMap{};
-  with_kernel(launch.cache.codes, shape.heads,
-              [&](auto kernel) { decltype(kernel)::launch(stream, cluster, map); });
-}
-
-int mla_cluster_capacity(CacheCodes codes, const MlaClusterShape& shape) {
-  return with_kernel(codes, shape.heads,
-                     [&](auto kernel) { return decltype(kernel)::capacity(shape.splits); });
+  const CUtensorMap map =
+      launch.cache.codes == CacheCodes::bf16
+          ? bf16_boxes(launch.cache.data, launch.num_slots, kMlaWidth, launch.cache.stride, cluster.box_rows)
+          : CUtensorMap{};
+  with_kernel(launch.cache.codes, [&](auto kernel) {
+    decltype(kernel)::launch(stream, cluster, map);
+    return 0;
+  });
 }
 
 }  // namespace nibble::kernels::cuda

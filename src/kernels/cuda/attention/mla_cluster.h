@@ -12,28 +12,21 @@ namespace nibble::kernels::cuda {
 
 constexpr int kMlaMaxSplits = 8;  // a cluster of more blocks is not portable
 
-// How a launch is cut: every query row into groups of heads, their entries among the blocks of a cluster.
-struct MlaClusterShape {
-  std::int32_t heads;   // of a block: 16, or 32 for a bf16 cache
-  std::int32_t splits;  // a power of two up to kMlaMaxSplits
-};
-
+// Every query row is cut into groups of 16 heads, and the entries it sees are shared out among `splits`
+// blocks, which form a cluster and add up their results.
 struct MlaCluster {
   MlaLaunch base;
-  MlaClusterShape shape;
-  std::int32_t num_groups;  // of shape.heads heads
+  std::int32_t splits;      // a power of two up to kMlaMaxSplits
+  std::int32_t num_groups;  // of 16 heads
   std::int32_t box_rows;    // entries one copy brings: they lie in one page
 };
 
 // Whether the kernel does this launch at all: shape, type, alignment.
 bool mla_cluster_supports(const MlaLaunch& launch);
 
-// The cut it would do this launch with; none where mla_fast does better.
-std::optional<MlaClusterShape> choose_mla_cluster(const MlaLaunch& launch, int num_sms);
+// The splits it would do this launch with; none where mla_fast does better.
+std::optional<int> choose_mla_splits(const MlaLaunch& launch);
 
-// Clusters of a shape that run at once on the current device.
-int mla_cluster_capacity(CacheCodes codes, const MlaClusterShape& shape);
-
-void launch_mla_cluster(cudaStream_t stream, const MlaLaunch& launch, const MlaClusterShape& shape);
+void launch_mla_cluster(cudaStream_t stream, const MlaLaunch& launch, int splits);
 
 }  // namespace nibble::kernels::cuda

@@ -16,15 +16,15 @@ constexpr int kPanels = kMlaWidth / kPanelColumns;        // 9
 constexpr int kValuePanels = kMlaLatent / kPanelColumns;  // 8
 constexpr int kRopePanel = kValuePanels;
 constexpr int kTileBytes = kPanels * kPanelBytes;
+constexpr int kHeads = 16;  // of a block
 constexpr int kConsumerWarps = 16;
 constexpr int kConsumers = kConsumerWarps * 32;
-constexpr int kThreads = kConsumers + 128;  // one warp of the last warpgroup loads
+constexpr int kThreads = kConsumers + 32;
 constexpr int kConsumerBarrier = 1;
-constexpr int kParts = 4;                     // the columns of the scores are shared out among so many warps
-constexpr int kPartStride = kMlaTile + 8;     // floats: rows begin in different banks
+constexpr int kParts = 4;                  // the columns of the scores are shared out among so many warps
+constexpr int kPartStride = kMlaTile + 8;  // floats: rows begin in different banks
 constexpr int kBuffers = 2;
 constexpr int kFp8Bytes = kMlaLatent + 4 + 2 * kMlaRope;  // of an entry
-constexpr int kPrefetchTiles = 3;                         // ahead of the one that is being copied
 
 template <CacheCodes kCodes>
 constexpr bool kIsFp8 = kCodes == CacheCodes::e4m3 || kCodes == CacheCodes::e5m2;
@@ -35,14 +35,14 @@ struct Tiles {
   alignas(1024) std::uint8_t kv[kBuffers][kTileBytes];
 };
 template <CacheCodes kCodes>
-  requires kIsFp8<kCodes>
+requires kIsFp8<kCodes>
 struct Tiles<kCodes> {
   alignas(1024) std::uint8_t kv[1][kTileBytes];
   alignas(16) std::uint8_t raw[kBuffers][kMlaTile * kFp8Bytes];
   float scales[kMlaTile];
 };
 
-template <int kHeads, CacheCodes kCodes>
+template <CacheCodes kCodes>
 struct Shared {
   alignas(1024) std::uint8_t q[kPanels * kHeads * 128];
   Tiles<kCodes> tiles;
@@ -54,7 +54,7 @@ struct Shared {
   std::uint64_t empty[kBuffers];
 };
 
-// One query row and `heads` of its heads; this block's share of the tiles it sees.
+// One query row and 16 of its heads; this block's share of the tiles it sees.
 struct Work {
   std::int64_t row;
   int first_head;
@@ -66,10 +66,10 @@ struct Work {
 };
 
 __device__ inline Work work_of_block(const MlaCluster& launch) {
-  const int cluster = static_cast<int>(blockIdx.x) / launch.shape.splits;
+  const int cluster = static_cast<int>(blockIdx.x) / launch.splits;
   return {.row = cluster / launch.num_groups,
-          .first_head = cluster % launch.num_groups * launch.shape.heads,
-          .split = static_cast<int>(blockIdx.x) % launch.shape.splits};
+          .first_head = cluster % launch.num_groups * kHeads,
+          .split = static_cast<int>(blockIdx.x) % launch.splits};
 }
 
 // Finds the row's sequence; a whole warp, which reads everything it needs at once.
@@ -88,20 +88,19 @@ __device__ inline void find_sequence(const MlaCluster& launch, Work& work) {
     work.seq = __shfl_sync(0xFFFFFFFFU, s, at);
     work.num_visible = max(0, __shfl_sync(0xFFFFFFFFU, length - (end - 1 - row), at));
     const int num_tiles = (work.num_visible + kMlaTile - 1) / kMlaTile;
-    work.tile_begin = work.split * num_tiles / launch.shape.splits;
-    work.tile_end = (work.split + 1) * num_tiles / launch.shape.splits;
+    work.tile_begin = work.split * num_tiles / launch.splits;
+    work.tile_end = (work.split + 1) * num_tiles / launch.splits;
     return;
   }
 }
 
 // Brings the block's tiles to shared memory; one warp.
-template <int kHeads, CacheCodes kCodes>
+template <CacheCodes kCodes>
 __device__ inline void load_tiles(const MlaCluster& launch, const CUtensorMap& map, const Work& work,
-                                  Shared<kHeads, kCodes>& shared) {
+                                  Shared<kCodes>& shared) {
   constexpr int kPanelCount = kIsFp8<kCodes> ? 1 : kPanels;
   const bool leader = threadIdx.x % 32 == 0;
   const std::uint64_t policy = launch.num_groups > 1 ? kEvictNormal : kEvictFirst;
-  const int entry_bytes = kIsFp8<kCodes> ? kFp8Bytes : static_cast<int>(launch.base.cache.stride) * 2;
   const int row_bytes = kIsFp8<kCodes> ? kFp8Bytes : 128;  // of a box in shared memory
   BoxSlots slots(launch.base, work.seq, min(work.tile_end * kMlaTile, work.num_visible), launch.box_rows);
   for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
@@ -131,10 +130,6 @@ __device__ inline void load_tiles(const MlaCluster& launch, const CUtensorMap& m
         }
       }
     }
-    // The first tiles' copies are under way anyway.
-    const int ahead = i == 0 ? kBuffers : kPrefetchTiles;
-    slots.prefetch(launch.base.cache.data, entry_bytes, begin + ahead * kMlaTile,
-                   begin + (kPrefetchTiles + 1) * kMlaTile);
   }
 }
 

@@ -12,65 +12,44 @@ namespace nibble::kernels::cuda::mla_cluster {
 // The running maximum moves only when it grows by more than this (base 2): o is seldom rescaled.
 constexpr float kSlack = 8.0F;
 
-// Lane 4g + t of a warp has, of an accumulator of 16 heads, heads g and g + 8.
-template <int kHeads, CacheCodes kCodes>
+// Warp w makes the probabilities of head w. Of an accumulator, lane 4g + t of a warp has heads g and g + 8.
+template <CacheCodes kCodes>
 class Consumer {
  public:
-  __device__ __forceinline__ Consumer(const MlaCluster& launch, const Work& work,
-                                      Shared<kHeads, kCodes>& shared)
-      : launch_(launch), work_(work), shared_(shared), scale_(launch.base.scale * 1.44269504F) {  // log2(e)
-#pragma unroll
-    for (int i = 0; i < kHeadTiles; ++i) {
-      top_[i] = -INFINITY;
-      sum_[i] = 0.0F;
-    }
-  }
+  __device__ __forceinline__ Consumer(const MlaCluster& launch, const Work& work, Shared<kCodes>& shared)
+      : launch_(launch), work_(work), shared_(shared), scale_(launch.base.scale * 1.44269504F) {}  // log2(e)
 
   // q of the block's heads, rounded to bf16; heads that are not there are zero.
   __device__ __forceinline__ void load_queries() {
-    constexpr int kVectors = 5;  // of a lane and head: four columns each, the last of them of the rope part
-    float4 values[kHeadTiles][kVectors];
+    constexpr int kVectors = 5;  // of a lane: four columns each, the last of them of the rope part
     const Heads& latent = launch_.base.q_latent;
     const Heads& pe = launch_.base.q_pe;
-#pragma unroll
-    for (int j = 0; j < kHeadTiles; ++j) {
-      const int head = work_.first_head + head_of(j);
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) values[j][i] = {0.0F, 0.0F, 0.0F, 0.0F};
-      if (head >= launch_.base.num_heads) continue;
+    const int head = work_.first_head + warp();
+    float4 values[kVectors] = {};
+    if (head < launch_.base.num_heads) {
       const auto* q = reinterpret_cast<const float4*>(latent.data + work_.row * latent.row_stride +
                                                       head * latent.head_stride);
       const auto* q_pe =
           reinterpret_cast<const float4*>(pe.data + work_.row * pe.row_stride + head * pe.head_stride);
 #pragma unroll
-      for (int i = 0; i < kVectors - 1; ++i) values[j][i] = __ldg(q + i * 32 + lane());
-      values[j][kVectors - 1] = __ldg(q_pe + lane() % 16);
+      for (int i = 0; i < kVectors - 1; ++i) values[i] = __ldg(q + i * 32 + lane());
+      values[kVectors - 1] = __ldg(q_pe + lane() % 16);
     }
 #pragma unroll
-    for (int j = 0; j < kHeadTiles; ++j) {
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        if (i == kVectors - 1 && lane() >= 16) continue;
-        const int column4 = i * 32 + lane();
-        const float4 v = values[j][i];
-        store_shared(shared_address(shared_.q) +
-                         static_cast<std::uint32_t>(column4 / 16 * kQueryPanelBytes +
-                                                    panel_offset(head_of(j), column4 % 16 / 2) +
-                                                    column4 % 2 * 8),
-                     bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
-      }
+    for (int i = 0; i < kVectors; ++i) {
+      if (i == kVectors - 1 && lane() >= 16) continue;
+      const int column4 = i * 32 + lane();
+      const float4 v = values[i];
+      store_shared(shared_address(shared_.q) +
+                       static_cast<std::uint32_t>(column4 / 16 * kQueryPanelBytes +
+                                                  panel_offset(warp(), column4 % 16 / 2) + column4 % 2 * 8),
+                   bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
     }
   }
 
   __device__ __forceinline__ void run(int num_visible, int tile_begin, int tile_end) {
     barrier_sync<kConsumerBarrier, kConsumers>();  // the queries are there
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) load_query_step(0, i, q_[i]);
-#pragma unroll
-    for (int m = 0; m < kHeadTiles; ++m) {
-#pragma unroll
-      for (int j = 0; j < kColumnTiles; ++j) o_[m][j][0] = o_[m][j][1] = o_[m][j][2] = o_[m][j][3] = 0.0F;
-    }
+    load_query_fragments();
     for (int tile = tile_begin; tile < tile_end; ++tile) {
       const int i = tile - tile_begin;
       const int buffer = kFp8 ? 0 : i % kBuffers;
@@ -93,16 +72,13 @@ class Consumer {
 
   // Sums over the cluster's splits; each block writes its part of the columns.
   __device__ __forceinline__ void merge() {
-    const int splits = launch_.shape.splits;
-#pragma unroll
-    for (int j = 0; j < kHeadTiles; ++j) {
-      float total = sum_[j];
-      for (int mask = 16; mask > 0; mask /= 2) total += __shfl_xor_sync(0xFFFFFFFFU, total, mask);
-      if (lane() < splits) {
-        store_remote(remote_address(shared_address(&shared_.exchange[work_.split][head_of(j)]),
-                                    static_cast<std::uint32_t>(lane())),
-                     top_[j], total);
-      }
+    const int splits = launch_.splits;
+    float total = sum_;
+    for (int mask = 16; mask > 0; mask /= 2) total += __shfl_xor_sync(0xFFFFFFFFU, total, mask);
+    if (lane() < splits) {
+      store_remote(remote_address(shared_address(&shared_.exchange[work_.split][warp()]),
+                                  static_cast<std::uint32_t>(lane())),
+                   top_, total);
     }
     __syncwarp();
     cluster_arrive();
@@ -117,8 +93,6 @@ class Consumer {
 
  private:
   static constexpr bool kFp8 = kIsFp8<kCodes>;
-  static constexpr int kHeadTiles = kHeads / 16;
-  static_assert(kHeadTiles * kConsumerWarps == kHeads, "a warp makes the probabilities of a head a tile");
   static constexpr int kQueryPanelBytes = kHeads * 128;
   // Scores: a warp has 16 entries and a quarter of the columns: 128 latent ones and 16 of the rope part.
   static constexpr int kLatentSteps = kMlaLatent / kParts / 16;
@@ -131,8 +105,6 @@ class Consumer {
 
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ __forceinline__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
-  // The heads whose probabilities this warp makes.
-  __device__ __forceinline__ static int head_of(int j) { return warp() + j * kConsumerWarps; }
   __device__ __forceinline__ static int part() { return warp() / kParts; }
   __device__ __forceinline__ static int first_entry() { return warp() % kParts * 16; }
 
@@ -152,41 +124,39 @@ class Consumer {
     if (lane() == 0) mbarrier_arrive(shared_address(&shared_.empty[buffer]));
   }
 
-  // Where the part's i-th step of 16 columns lies: its panel, and 32-byte column in it.
-  __device__ __forceinline__ static int panel_of(int i) {
-    return i < kLatentSteps ? part() * (kLatentSteps / 4) + i / 4 : kRopePanel;
+  // Rows of a panel that lie 8 apart have their 16-byte chunks in the same order, and 32 bytes on is an
+  // exclusive or: addresses of a panel are one of its first step's, moved.
+  static_assert(kLatentSteps == 8, "two panels");
+  // Of the part's i-th step of 16 columns, from where this lane's row begins in the first panel.
+  __device__ __forceinline__ static std::uint32_t step_address(std::uint32_t row, int panel_bytes, int i) {
+    const int panel = i < kLatentSteps ? part() * 2 + i / 4 : kRopePanel;
+    const auto step = static_cast<std::uint32_t>(i < kLatentSteps ? i % 4 : part());
+    return (row ^ step * 32) + static_cast<std::uint32_t>(panel * panel_bytes);
   }
-  __device__ __forceinline__ static int step_of(int i) { return i < kLatentSteps ? i % 4 : part(); }
 
-  // A fragment of 16 heads and the part's i-th step.
-  __device__ __forceinline__ void load_query_step(int head_tile, int i, std::uint32_t (&a)[4]) const {
-    load_matrices(a, shared_address(shared_.q) +
-                         static_cast<std::uint32_t>(panel_of(i) * kQueryPanelBytes +
-                                                    panel_offset(head_tile * 16 + lane() % 16,
-                                                                 step_of(i) * 2 + lane() / 16)));
+  // A fragments of the heads and the part's columns.
+  __device__ __forceinline__ void load_query_fragments() {
+    const std::uint32_t row =
+        shared_address(shared_.q) + static_cast<std::uint32_t>(panel_offset(lane() % 16, lane() / 16));
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) load_matrices(q_[i], step_address(row, kQueryPanelBytes, i));
   }
 
   __device__ __forceinline__ void make_scores(int buffer) {
-    float s[kHeadTiles][2][4] = {};
-    float rope[kHeadTiles][2][4] = {};
-    const std::uint32_t kv = shared_address(shared_.tiles.kv[buffer]);
+    float s[2][4] = {};
+    float rope[2][4] = {};
     // Of four 8 x 8 matrices: entries 0-7 and 8-15, columns 0-7 and 8-15.
     const int entry = first_entry() + lane() % 8 + lane() / 16 * 8;
-    const int half = lane() / 8 % 2;
+    const std::uint32_t row = shared_address(shared_.tiles.kv[buffer]) +
+                              static_cast<std::uint32_t>(panel_offset(entry, lane() / 8 % 2));
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       std::uint32_t k[4];
-      load_matrices(k, kv + static_cast<std::uint32_t>(panel_of(i) * kPanelBytes +
-                                                       panel_offset(entry, step_of(i) * 2 + half)));
+      load_matrices(k, step_address(row, kPanelBytes, i));
 #pragma unroll
-      for (int m = 0; m < kHeadTiles; ++m) {
-        std::uint32_t a[4];
-        if (m > 0) load_query_step(m, i, a);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          auto& sum = kFp8 && i == kLatentSteps ? rope[m][n] : s[m][n];  // codes without their scales
-          mma_bf16(sum, m == 0 ? q_[i] : a, k[2 * n], k[2 * n + 1]);
-        }
+      for (int n = 0; n < 2; ++n) {
+        // Codes are without their scales, which are not those of the rope part.
+        mma_bf16(kFp8 && i == kLatentSteps ? rope[n] : s[n], q_[i], k[2 * n], k[2 * n + 1]);
       }
     }
 #pragma unroll
@@ -195,16 +165,12 @@ class Consumer {
       float2 scales{};
       if constexpr (kFp8) scales = *reinterpret_cast<const float2*>(&shared_.tiles.scales[column]);
 #pragma unroll
-      for (int m = 0; m < kHeadTiles; ++m) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          auto* to = &shared_.scores[part()][m * 16 + lane() / 4 + 8 * i][column];
-          float2 value = {s[m][n][2 * i], s[m][n][2 * i + 1]};
-          if constexpr (kFp8) {
-            value = {fmaf(value.x, scales.x, rope[m][n][2 * i]), fmaf(value.y, scales.y, rope[m][n][2 * i + 1])};
-          }
-          *reinterpret_cast<float2*>(to) = value;
+      for (int i = 0; i < 2; ++i) {
+        float2 value = {s[n][2 * i], s[n][2 * i + 1]};
+        if constexpr (kFp8) {
+          value = {fmaf(value.x, scales.x, rope[n][2 * i]), fmaf(value.y, scales.y, rope[n][2 * i + 1])};
         }
+        *reinterpret_cast<float2*>(&shared_.scores[part()][lane() / 4 + 8 * i][column]) = value;
       }
     }
   }
@@ -222,78 +188,68 @@ class Consumer {
   // A warp has all 64 scores of its heads, two in a lane.
   __device__ __forceinline__ void make_probabilities(int begin, int num_visible) {
     const int entry = begin + 2 * lane();
+    float2 s = {0.0F, 0.0F};
 #pragma unroll
-    for (int j = 0; j < kHeadTiles; ++j) {
-      const int head = head_of(j);
-      float2 s = {0.0F, 0.0F};
-#pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        const float2 part_of = *reinterpret_cast<const float2*>(&shared_.scores[i][head][2 * lane()]);
-        s = {s.x + part_of.x, s.y + part_of.y};
-      }
-      s = {entry < num_visible ? s.x * scale_ : -INFINITY, entry + 1 < num_visible ? s.y * scale_ : -INFINITY};
-      float top = fmaxf(s.x, s.y);
-      for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, mask));
-      top = top > top_[j] + kSlack ? top : top_[j];
-      const float factor = top == top_[j] ? 1.0F : exp2_approx(top_[j] - top);
-      top_[j] = top;
-      const float base = top == -INFINITY ? 0.0F : top;
-      float2 p = {exp2_approx(s.x - base), exp2_approx(s.y - base)};
-      sum_[j] = sum_[j] * factor + p.x + p.y;
-      if (lane() == 0) shared_.factor[head] = factor;
-      if constexpr (kFp8) {
-        const float2 scales = *reinterpret_cast<const float2*>(&shared_.tiles.scales[2 * lane()]);
-        // What lies past the row's entries may have a scale that is NaN.
-        p = {entry < num_visible ? p.x * scales.x : 0.0F, entry + 1 < num_visible ? p.y * scales.y : 0.0F};
-      }
-      store_shared(shared_address(shared_.p) +
-                       static_cast<std::uint32_t>(panel_offset(head, lane() / 4) + lane() % 4 * 4),
-                   bf16_pair(p.x, p.y));
+    for (int i = 0; i < kParts; ++i) {
+      const float2 sum = *reinterpret_cast<const float2*>(&shared_.scores[i][warp()][2 * lane()]);
+      s = {s.x + sum.x, s.y + sum.y};
     }
+    s = {entry < num_visible ? s.x * scale_ : -INFINITY, entry + 1 < num_visible ? s.y * scale_ : -INFINITY};
+    float top = fmaxf(s.x, s.y);
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, mask));
+    top = top > top_ + kSlack ? top : top_;
+    const float factor = top == top_ ? 1.0F : exp2_approx(top_ - top);
+    top_ = top;
+    const float base = top == -INFINITY ? 0.0F : top;
+    float2 p = {exp2_approx(s.x - base), exp2_approx(s.y - base)};
+    sum_ = sum_ * factor + p.x + p.y;
+    if (lane() == 0) shared_.factor[warp()] = factor;
+    if constexpr (kFp8) {
+      const float2 scales = *reinterpret_cast<const float2*>(&shared_.tiles.scales[2 * lane()]);
+      // What lies past the row's entries may have a scale that is NaN.
+      p = {entry < num_visible ? p.x * scales.x : 0.0F, entry + 1 < num_visible ? p.y * scales.y : 0.0F};
+    }
+    store_shared(shared_address(shared_.p) +
+                     static_cast<std::uint32_t>(panel_offset(warp(), lane() / 4) + lane() % 4 * 4),
+                 bf16_pair(p.x, p.y));
   }
 
   // o follows the maxima that have moved.
   __device__ __forceinline__ void rescale() {
-#pragma unroll
-    for (int m = 0; m < kHeadTiles; ++m) {
-      const float low = shared_.factor[m * 16 + lane() / 4];
-      const float high = shared_.factor[m * 16 + lane() / 4 + 8];
-      if (__any_sync(0xFFFFFFFFU, low != 1.0F || high != 1.0F)) scale_heads(m, low, high);
-    }
+    const float low = shared_.factor[lane() / 4];
+    const float high = shared_.factor[lane() / 4 + 8];
+    if (__any_sync(0xFFFFFFFFU, low != 1.0F || high != 1.0F)) scale_heads(low, high);
   }
 
-  __device__ __forceinline__ void scale_heads(int m, float low, float high) {
+  __device__ __forceinline__ void scale_heads(float low, float high) {
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j) {
-      o_[m][j][0] *= low;
-      o_[m][j][1] *= low;
-      o_[m][j][2] *= high;
-      o_[m][j][3] *= high;
+      o_[j][0] *= low;
+      o_[j][1] *= low;
+      o_[j][2] *= high;
+      o_[j][3] *= high;
     }
   }
 
   __device__ __forceinline__ void add_values(int buffer) {
+    const std::uint32_t p =
+        shared_address(shared_.p) + static_cast<std::uint32_t>(panel_offset(lane() % 16, lane() / 16));
     const std::uint32_t kv =
-        shared_address(shared_.tiles.kv[buffer]) + static_cast<std::uint32_t>(warp() / 2 * kPanelBytes);
-    const std::uint32_t p = shared_address(shared_.p);
+        shared_address(shared_.tiles.kv[buffer]) +
+        static_cast<std::uint32_t>(warp() / 2 * kPanelBytes +
+                                   panel_offset(lane() % 16, warp() % 2 * 4 + lane() / 16));
 #pragma unroll
     for (int step = 0; step < kMlaTile / 16; ++step) {
-      std::uint32_t a[kHeadTiles][4];
-#pragma unroll
-      for (int m = 0; m < kHeadTiles; ++m) {
-        load_matrices(a[m], p + static_cast<std::uint32_t>(
-                                    panel_offset(m * 16 + lane() % 16, step * 2 + lane() / 16)));
-      }
+      std::uint32_t a[4];
+      load_matrices(a, p ^ static_cast<std::uint32_t>(step * 32));
 #pragma unroll
       for (int pair = 0; pair < kColumnTiles / 2; ++pair) {
         std::uint32_t v[4];
-        const int chunk = warp() % 2 * 4 + pair * 2 + lane() / 16;
-        load_matrices_transposed(v, kv + static_cast<std::uint32_t>(panel_offset(step * 16 + lane() % 16, chunk)));
-#pragma unroll
-        for (int m = 0; m < kHeadTiles; ++m) {
-          mma_bf16(o_[m][2 * pair], a[m], v[0], v[1]);
-          mma_bf16(o_[m][2 * pair + 1], a[m], v[2], v[3]);
-        }
+        load_matrices_transposed(
+            v, (kv ^ static_cast<std::uint32_t>(pair * 32)) + static_cast<std::uint32_t>(step * 16 * 128));
+        mma_bf16(o_[2 * pair], a, v[0], v[1]);
+        mma_bf16(o_[2 * pair + 1], a, v[2], v[3]);
       }
     }
   }
@@ -324,22 +280,30 @@ class Consumer {
     const auto* raw = reinterpret_cast<const std::uint32_t*>(shared_.tiles.raw[buffer]);
     const std::uint32_t kv = shared_address(shared_.tiles.kv[0]);
     const int thread = static_cast<int>(threadIdx.x);
+    // A thread has one word of every fourth entry: of two rows 4 apart, the chunk's place differs in one bit.
     const int word = thread % kCodeWords;
+    const int first = thread / kCodeWords;
     constexpr int kStep = kConsumers / kCodeWords;
-#pragma unroll 4
+    static_assert(kStep == 4);
+    const std::uint32_t* from = raw + first * kWords + word;
+    const std::uint32_t even =
+        kv + static_cast<std::uint32_t>(word / 16 * kPanelBytes + panel_offset(first, word % 16 / 2) +
+                                        word % 2 * 8);
+    const std::uint32_t odd = even ^ 64U;
+#pragma unroll
     for (int i = 0; i < kMlaTile / kStep; ++i) {
-      const int entry = thread / kCodeWords + i * kStep;
-      const uint2 values = decoded(raw[entry * kWords + word]);
-      store_shared(kv + static_cast<std::uint32_t>(word / 16 * kPanelBytes +
-                                                   panel_offset(entry, word % 16 / 2) + word % 2 * 8),
-                   values.x, values.y);
+      const uint2 values = decoded(from[i * kStep * kWords]);
+      store_shared((i % 2 == 0 ? even : odd) + static_cast<std::uint32_t>(i * kStep * 128), values.x,
+                   values.y);
     }
+    // And one of the rope part's of every sixteenth.
+    const std::uint32_t rope =
+        kv + static_cast<std::uint32_t>(kRopePanel * kPanelBytes + panel_offset(warp(), lane() / 4) +
+                                        lane() % 4 * 4);
 #pragma unroll
     for (int i = 0; i < kMlaTile / kConsumerWarps; ++i) {
-      const int entry = warp() + i * kConsumerWarps;
-      store_shared(kv + static_cast<std::uint32_t>(kRopePanel * kPanelBytes + panel_offset(entry, lane() / 4) +
-                                                   lane() % 4 * 4),
-                   raw[entry * kWords + kCodeWords + 1 + lane()]);
+      store_shared(rope + static_cast<std::uint32_t>(i * kConsumerWarps * 128),
+                   raw[(warp() + i * kConsumerWarps) * kWords + kCodeWords + 1 + lane()]);
     }
     if (thread < kMlaTile) {
       shared_.tiles.scales[thread] = __uint_as_float(raw[thread * kWords + kCodeWords]);
@@ -368,19 +332,15 @@ class Consumer {
     const int first = warp() * kColumnTiles * 8;  // this warp's columns all go to one block
     const auto to_block = static_cast<std::uint32_t>(first / num_columns);
     const std::uint32_t received = remote_address(shared_address(shared_.tiles.kv[0]), to_block);
+    const int head = lane() / 4;
+    scale_heads(shared_.factor[head], shared_.factor[head + 8]);
 #pragma unroll
-    for (int m = 0; m < kHeadTiles; ++m) {
-      const int head = m * 16 + lane() / 4;
-      scale_heads(m, shared_.factor[head], shared_.factor[head + 8]);
+    for (int i = 0; i < 2; ++i) {
+      const int row = work_.split * kHeads + head + 8 * i;
+      const int at = row * (num_columns + kPad) + first % num_columns + lane() % 4 * 2;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = work_.split * kHeads + head + 8 * i;
-        const int at = row * (num_columns + kPad) + first % num_columns + lane() % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < kColumnTiles; ++j) {
-          store_remote(received + static_cast<std::uint32_t>((at + 8 * j) * 4), o_[m][j][2 * i],
-                       o_[m][j][2 * i + 1]);
-        }
+      for (int j = 0; j < kColumnTiles; ++j) {
+        store_remote(received + static_cast<std::uint32_t>((at + 8 * j) * 4), o_[j][2 * i], o_[j][2 * i + 1]);
       }
     }
   }
@@ -396,8 +356,8 @@ class Consumer {
       float4 sum = {0.0F, 0.0F, 0.0F, 0.0F};
 #pragma unroll 4
       for (int s = 0; s < splits; ++s) {
-        const float4 v = *reinterpret_cast<const float4*>(
-            received + (s * kHeads + head) * (num_columns + kPad) + column);
+        const float4 v =
+            *reinterpret_cast<const float4*>(received + (s * kHeads + head) * (num_columns + kPad) + column);
         sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
       }
       if (work_.first_head + head >= launch_.base.num_heads) continue;
@@ -409,12 +369,12 @@ class Consumer {
 
   const MlaCluster& launch_;
   const Work& work_;
-  Shared<kHeads, kCodes>& shared_;
+  Shared<kCodes>& shared_;
   float scale_;
-  std::uint32_t q_[kSteps][4];  // of the first 16 heads
-  float o_[kHeadTiles][kColumnTiles][4];
-  float top_[kHeadTiles];
-  float sum_[kHeadTiles];
+  std::uint32_t q_[kSteps][4];
+  float o_[kColumnTiles][4] = {};
+  float top_ = -INFINITY;  // of the warp's head, in every lane
+  float sum_ = 0.0F;       // of this lane's probabilities
 };
 
 }  // namespace nibble::kernels::cuda::mla_cluster

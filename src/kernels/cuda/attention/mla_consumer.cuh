@@ -252,8 +252,7 @@ class Consumer {
   }
 
   // p = 2^(scaled score - top) as bf16 A fragments of four k16 steps; sums of this thread's values.
-  __device__ __forceinline__ void probabilities(const float (&top)[2], Probabilities& p,
-                                                float (&sums)[2]) {
+  __device__ __forceinline__ void probabilities(const float (&top)[2], Probabilities& p, float (&sums)[2]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float base = top[i] == -INFINITY ? 0.0F : top[i];

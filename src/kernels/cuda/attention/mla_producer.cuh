@@ -12,8 +12,6 @@
 
 namespace nibble::kernels::cuda {
 
-constexpr int kPrefetchTiles = 3;  // ahead of the one that is being copied
-
 __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, const Schedule& schedule,
                                Shared& shared) {
   const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
@@ -49,14 +47,6 @@ __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, co
         if (half == rope_half(buffer)) copy_chunk(kChunks - 1);
       }
       phase[buffer] ^= 1U;
-#ifndef NO_PREFETCH
-      // One block of those that read the same tiles; the first ones are being copied already.
-      if (static_cast<int>(blockIdx.x) % launch.num_groups == 0) {
-        const int ahead = tile == piece.tile_begin ? 2 : kPrefetchTiles;
-        slots.prefetch(launch.base.cache.data, static_cast<int>(launch.base.cache.stride) * 2,
-                       begin + ahead * kMlaTile, begin + (kPrefetchTiles + 1) * kMlaTile);
-      }
-#endif
     }
   }
 }

@@ -38,8 +38,8 @@ void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
                          .d_rope = static_cast<std::int32_t>(d_rope),
                          .scale = args.scale};
   CudaExec& cuda = cuda_exec(exec);
-  if (const auto shape = choose_mla_cluster(launch, cuda.num_sms())) {
-    launch_mla_cluster(cuda.stream(), launch, *shape);
+  if (const auto splits = choose_mla_splits(launch)) {
+    launch_mla_cluster(cuda.stream(), launch, *splits);
   } else if (mla_fast_supports(launch)) {
     launch_mla_fast(cuda.stream(), launch, cuda.num_sms(),
                     cuda.scratch(mla_fast_scratch(launch, cuda.num_sms())));

@@ -30,8 +30,8 @@ __device__ __forceinline__ void store_shared(std::uint32_t address, std::uint32_
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(x), "r"(y) : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements, whose rows of 16 bytes lie where lanes 8i to 8i + 7 say; a lane gets
-// two neighbours of row lane / 4 of each (transposed: of column lane / 4).
+// Four 8 x 8 matrices of 16-bit elements, whose rows of 16 bytes lie where lanes 8i to 8i + 7 say; a lane
+// gets two neighbours of row lane / 4 of each (transposed: of column lane / 4).
 __device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
