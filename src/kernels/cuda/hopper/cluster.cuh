@@ -1,21 +1,27 @@
-// Thread-block clusters: their barrier, and reading each other's shared memory. Addresses are shared-memory
-// ones.
+// Thread-block clusters: barriers of all their threads, and access to the other blocks' shared memory.
+// Addresses are shared-memory ones.
 #pragma once
+
+#include <cuda.h>
 
 #include <cstdint>
 
 namespace nibble::kernels::cuda {
 
-// Of all threads of the cluster; what was written to shared memory before it can be read after it.
+// Every thread of the cluster arrives, then waits; writes before the one are seen after the other.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+  cluster_arrive();
+  cluster_wait();
 }
 
 // Where block `rank` of the cluster has what lies at `address` here.
-__device__ __forceinline__ std::uint32_t remote_address(std::uint32_t address, int rank) {
+__device__ __forceinline__ std::uint32_t remote_address(std::uint32_t address, std::uint32_t rank) {
   std::uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
   return remote;
@@ -32,6 +38,24 @@ __device__ __forceinline__ float4 load_remote4(std::uint32_t remote) {
                : "r"(remote)
                : "memory");
   return value;
+}
+__device__ __forceinline__ void store_remote(std::uint32_t remote, float x, float y) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(remote), "f"(x), "f"(y) : "memory");
+}
+__device__ __forceinline__ void mbarrier_arrive_remote(std::uint32_t remote) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+}
+
+// Copies a box of the map to the same address of every block in `blocks` (a bit each) and counts its bytes on
+// each one's barrier.
+__device__ __forceinline__ void copy_box_to_blocks(std::uint32_t to, const CUtensorMap& map, int column,
+                                                   int row, std::uint32_t barrier, std::uint16_t blocks,
+                                                   std::uint64_t cache_policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(cache_policy)
+      : "memory");
 }
 
 }  // namespace nibble::kernels::cuda
