@@ -18,6 +18,11 @@ std::int64_t num_rows(const ForwardBatch& batch, std::int32_t s) {
   return at(batch.cu_seqlens_q, s + 1) - at(batch.cu_seqlens_q, s);
 }
 
+// [m, heads, dim] as [m, heads * dim].
+TensorView flat(const TensorView& x) {
+  return make_view(x.data, DType::f32, {x.dim(0), x.dim(1) * x.dim(2)});
+}
+
 }  // namespace
 
 MlaWeights::MlaWeights(const MlaConfig& config)
@@ -54,36 +59,35 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
     ctx.inputs->record(
         {.weights = {&first_query.weight(), &weights_.kv_a_proj_with_mqa.weight()}, .x = x, .rows = {}});
   }
+  const TensorView kv_a = ctx.arena.tensor(DType::f32, {m, config_.kv_lora_rank + config_.qk_rope_head_dim});
+  weights_.kv_a_proj_with_mqa.forward(ctx, input, kv_a);
+  const TensorView q_in = project_input(ctx, input, m, q);
   const auto prepare_queries = [&] {
-    project_queries(ctx, input, m, q);
+    expand_queries(ctx, q_in, q);
     rope.forward(ctx, step.q_pe, batch.arrays().positions);
   };
-  const auto prepare_cache = [&] { write_cache(ctx, rope, step, input, m); };
+  const auto prepare_cache = [&] { write_cache(ctx, rope, step, kv_a); };
   ctx.run_concurrently(prepare_queries, prepare_cache);
   attend(ctx, step);
-  weights_.o_proj.forward(ctx, make_view(step.o.data, DType::f32, {m, heads * config_.v_head_dim}), y);
+  weights_.o_proj.forward(ctx, flat(step.o), y);
 }
 
-void MlaAttention::project_queries(Context& ctx, const QuantizedInput& x, std::int64_t m,
-                                   TensorView q) const {
-  const TensorView flat =
-      make_view(q.data, DType::f32, {m, config_.num_attention_heads * config_.qk_head_dim()});
-  if (weights_.q_proj) return weights_.q_proj->forward(ctx, x, flat);
-  const ArenaScope scope(ctx.arena);
-  const TensorView q_a = ctx.arena.tensor(DType::f32, {m, config_.q_lora_rank});
-  weights_.q_a_proj->forward(ctx, x, q_a);
+TensorView MlaAttention::project_input(Context& ctx, const QuantizedInput& x, std::int64_t m,
+                                       TensorView q) const {
+  const TensorView y = weights_.q_proj ? flat(q) : ctx.arena.tensor(DType::f32, {m, config_.q_lora_rank});
+  (weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj).forward(ctx, x, y);
+  return y;
+}
+
+void MlaAttention::expand_queries(Context& ctx, TensorView q_a, TensorView q) const {
+  if (weights_.q_proj) return;
   weights_.q_a_layernorm->forward(ctx, q_a, q_a);
-  weights_.q_b_proj->forward(ctx, q_a, flat);
+  weights_.q_b_proj->forward(ctx, q_a, flat(q));
 }
 
-void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, const QuantizedInput& x,
-                               std::int64_t m) const {
-  const ArenaScope scope(ctx.arena);
-  const std::int64_t width = config_.kv_lora_rank + config_.qk_rope_head_dim;
-  const TensorView kv_a = ctx.arena.tensor(DType::f32, {m, width});
+void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView kv_a) const {
   const TensorView latent = kv_a.columns(0, config_.kv_lora_rank);
-  const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, width);
-  weights_.kv_a_proj_with_mqa.forward(ctx, x, kv_a);
+  const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, kv_a.dim(1));
   const kernels::CacheEntryPrologue prologue{.norm_weight = weights_.kv_a_layernorm.weight().f32(),
                                              .norm_eps = weights_.kv_a_layernorm.eps(),
                                              .positions = step.batch.arrays().positions,

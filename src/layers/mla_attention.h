@@ -59,9 +59,11 @@ class MlaAttention {
     TensorView o;       // [m, heads, v_head_dim]
   };
 
-  void project_queries(Context& ctx, const QuantizedInput& x, std::int64_t m, TensorView q) const;
-  void write_cache(Context& ctx, const Rope& rope, const Step& step, const QuantizedInput& x,
-                   std::int64_t m) const;
+  // The layer's first product for queries: q itself, or q_a of q_lora_rank values, which expand_queries turns
+  // into q.
+  TensorView project_input(Context& ctx, const QuantizedInput& x, std::int64_t m, TensorView q) const;
+  void expand_queries(Context& ctx, TensorView q_a, TensorView q) const;
+  void write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView kv_a) const;
   void attend(Context& ctx, const Step& step) const;
   void attend_counting(Context& ctx, const Step& step) const;
   void attend_naive(Context& ctx, const Step& step, std::int32_t seq_idx, std::int64_t length) const;
