@@ -41,7 +41,7 @@ def environment(extra=None):
     return env
 
 
-def run(*args, stdin=b"", env=None, timeout=120):
+def run(*args, stdin=b"", env=None, timeout=600):
     """Runs `nibble args...` to its end. stdin: bytes or text."""
     if isinstance(stdin, str):
         stdin = stdin.encode()
