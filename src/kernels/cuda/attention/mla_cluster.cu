@@ -109,6 +109,27 @@ auto with_kernel(CacheCodes codes, F&& f) {
   return f(Kernel<CacheCodes::bf16>{});
 }
 
+// Where this kernel was faster than mla_fast on an H100 (docs/kernels/mla_decode.md has the figures).
+struct Regime {
+  bool fp8;
+  std::int64_t max_waves;   // of clusters
+  std::int64_t max_groups;  // of heads
+  std::int64_t min_blocks;
+  std::int64_t max_tiles;  // of a block
+};
+constexpr std::int64_t kAny = INT_MAX;
+constexpr Regime kRegimes[] = {
+    {.fp8 = false, .max_waves = 1, .max_groups = kAny, .min_blocks = 0, .max_tiles = 16},
+    {.fp8 = false, .max_waves = 1, .max_groups = kAny, .min_blocks = 120, .max_tiles = 32},
+    {.fp8 = false, .max_waves = 1, .max_groups = 1, .min_blocks = 60, .max_tiles = 32},
+    {.fp8 = false, .max_waves = 2, .max_groups = kAny, .min_blocks = 0, .max_tiles = 16},
+    {.fp8 = true, .max_waves = 1, .max_groups = kAny, .min_blocks = 0, .max_tiles = 8},
+    {.fp8 = true, .max_waves = 1, .max_groups = kAny, .min_blocks = 120, .max_tiles = 16},
+    {.fp8 = true, .max_waves = 1, .max_groups = 1, .min_blocks = 60, .max_tiles = 64},
+    {.fp8 = true, .max_waves = 1, .max_groups = 1, .min_blocks = 120, .max_tiles = kAny},
+    {.fp8 = true, .max_waves = 2, .max_groups = kAny, .min_blocks = 0, .max_tiles = 4},
+};
+
 }  // namespace
 
 bool mla_cluster_supports(const MlaLaunch& launch) {
@@ -125,19 +146,24 @@ bool mla_cluster_supports(const MlaLaunch& launch) {
 
 std::optional<int> choose_mla_splits(const MlaLaunch& launch) {
   if (!mla_cluster_supports(launch)) return std::nullopt;
-  const std::int64_t units = launch.num_rows * ((launch.num_heads + kHeads - 1) / kHeads);
-  // No sequence is longer; one whose length nobody here knows.
+  const std::int64_t num_groups = (launch.num_heads + kHeads - 1) / kHeads;
+  const std::int64_t units = launch.num_rows * num_groups;
+  // No sequence is longer; the lengths themselves are known on the device only.
   const std::int64_t longest = (std::int64_t{launch.max_pages} * launch.page_size + kMlaTile - 1) / kMlaTile;
-  int splits = 1;
-  with_kernel(launch.cache.codes, [&](auto kernel) {
-    while (splits < kMlaMaxSplits && splits < longest && units <= decltype(kernel)::capacity(2 * splits)) {
-      splits *= 2;
+  return with_kernel(launch.cache.codes, [&](auto kernel) -> std::optional<int> {
+    using K = decltype(kernel);
+    int splits = 1;
+    while (splits < kMlaMaxSplits && splits < longest && units <= K::capacity(2 * splits)) splits *= 2;
+    const std::int64_t waves = (units + K::capacity(splits) - 1) / K::capacity(splits);
+    const bool fp8 = launch.cache.codes != CacheCodes::bf16;
+    for (const Regime& r : kRegimes) {
+      if (r.fp8 == fp8 && waves <= r.max_waves && num_groups <= r.max_groups &&
+          units * splits >= r.min_blocks && longest <= r.max_tiles * splits) {
+        return splits;
+      }
     }
-    return 0;
+    return std::nullopt;
   });
-  constexpr std::int64_t kMaxTiles = 16;
-  if (longest > kMaxTiles * splits) return std::nullopt;
-  return splits;
 }
 
 void launch_mla_cluster(cudaStream_t stream, const MlaLaunch& launch, int splits) {
