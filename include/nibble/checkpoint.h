@@ -57,6 +57,12 @@ struct PlanRow {
   std::uint64_t packed_bytes = 0;
 };
 
+// The kernel of routed experts from so many (token, expert) pairs per expert on.
+struct PlanMoeKernel {
+  double pairs_per_expert = 0;
+  std::string kernel;
+};
+
 struct MemoryPlan {
   std::string device;
   std::vector<PlanRow> weights;
@@ -70,6 +76,8 @@ struct MemoryPlan {
   bool fits = false;
   std::uint64_t bytes_per_decode_token = 0;  // read at batch 1, context 0
   std::vector<std::string> kernels;          // "experts: mxfp4 x f32 (avx512)" ...
+  std::string moe_backend;                   // "auto (mxfp4_w4a8)"; empty without routed experts
+  std::vector<PlanMoeKernel> moe_kernels;    // empty where one kernel does for any number of tokens
 };
 
 // Memory and kernel plan from headers (or, with dummy weights, from the config) only.

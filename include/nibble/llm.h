@@ -38,6 +38,8 @@ struct LlmOptions {
   // Scales of what is quantised while loading: the legal ones of least squared error, or the format's
   // plain rule (faster).
   bool search_scales = true;
+  // How routed experts are computed: "auto", "w4a16", "w4a8", "fp8" or "reference" (docs/quantization.md).
+  std::string moe_backend = "auto";
   std::int32_t num_hidden_layers = 0;  // > 0 shortens the model (dummy weights only)
   std::string device = "auto";         // auto, cpu, cuda
   std::string isa;                     // empty = the environment's NIBBLE_ISA, else the best tier

@@ -57,6 +57,7 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options, DeviceKind dev
     return bad_input("num_hidden_layers shortens a model with dummy weights only (--load-format dummy)");
   }
   NIB_TRY(const DType cache_dtype, parse_cache_dtype(options.kv_cache_dtype, device));
+  NIB_TRY(const models::MoeBackend moe_backend, models::parse_moe_backend(options.moe_backend));
   return models::LoadOptions{.dir = options.model,
                              .config = options.config,
                              .dummy = options.dummy_weights,
@@ -66,6 +67,7 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options, DeviceKind dev
                                        .experts = options.experts_quantization,
                                        .other = options.other_quantization,
                                        .search_scales = options.search_scales,
+                                       .moe_backend = moe_backend,
                                        .exclude = options.quantization_exclude},
                              .num_hidden_layers = options.num_hidden_layers,
                              .cache_dtype = cache_dtype};
@@ -77,6 +79,7 @@ Result<ParsedOptions> parse_options(const LlmOptions& options) {
   ParsedOptions parsed;
   NIB_TRY(parsed.device, parse_device(options));
   NIB_TRY(parsed.load, parse_load(options, parsed.device.kind));
+  parsed.device.reference_moe = parsed.load.quant.moe_backend == models::MoeBackend::reference;
   if (options.max_model_len < 0) {
     return bad_input(
         fmt::format("max_model_len is {}, must be at least 0 (0 = what the model allows and memory holds)",

@@ -33,7 +33,11 @@ std::vector<std::string> list_kernels(const std::vector<models::WeightPlanRow>& 
   std::vector<std::string> kernels;
   for (const models::WeightPlanRow& row : weights) {
     if (row.kind == "other" && row.format == "f32") continue;  // norms and biases multiply element by element
-    kernels.push_back(fmt::format("{}: {} x {}", row.kind, row.format, device.operand_name()));
+    std::string kernel = fmt::format("{}: {} x {}", row.kind, row.format, device.operand_name());
+    if (row.activations != quant::ActivationFormat::none) {
+      kernel += fmt::format(", inputs {}", quant::activation_name(row.activations));
+    }
+    kernels.push_back(std::move(kernel));
   }
   return kernels;
 }
@@ -61,6 +65,14 @@ Result<MemoryPlan> make_plan(const LlmOptions& options) {
                             .format = row.format,
                             .num_parameters = row.num_parameters,
                             .packed_bytes = row.packed_bytes});
+  }
+  if (model.experts) {
+    const quant::Scheme scheme{.weights = model.experts->format, .activations = model.experts->activations};
+    plan.moe_backend = fmt::format("{} ({})", options.moe_backend, quant::scheme_name(scheme));
+    for (const auto& row : device->moe_kernels(*model.experts)) {
+      plan.moe_kernels.push_back(
+          {.pairs_per_expert = static_cast<double>(row.pairs_per_expert), .kernel = std::string(row.kernel)});
+    }
   }
   plan.total_bytes = plan.weight_bytes + plan.cache_bytes + plan.scratch_bytes;
   plan.fits = plan.total_bytes <= plan.available_bytes;

@@ -37,6 +37,17 @@ class Device {
   // What weights are multiplied with, and by which kernels, for people: "bf16 (cuda)".
   [[nodiscard]] virtual std::string operand_name() const = 0;
 
+  // Which kernel multiplies routed experts like these, from so many (token, expert) pairs per expert on,
+  // ascending from 0; empty where one does for all.
+  struct MoeKernelRow {
+    float pairs_per_expert;
+    std::string_view kernel;
+  };
+  [[nodiscard]] virtual std::vector<MoeKernelRow> moe_kernels(const WeightShape& experts) const {
+    static_cast<void>(experts);
+    return {};
+  }
+
   // Packed size of such a weight here, without allocating (for plan).
   [[nodiscard]] virtual std::size_t weight_bytes(const WeightShape& shape) const = 0;
 
@@ -63,8 +74,9 @@ class Device {
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::cpu;
-  int num_threads = 0;  // 0 = all cores this process may use
-  std::string isa;      // NIBBLE_ISA; empty = best
+  int num_threads = 0;         // 0 = all cores this process may use
+  std::string isa;             // NIBBLE_ISA; empty = best
+  bool reference_moe = false;  // routed experts by the plainest kernel: slow, float32
 };
 
 // Makes the device, or says why it is not to be had (unsupported).

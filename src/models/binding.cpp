@@ -196,11 +196,10 @@ std::string shape_format_text(const kernels::WeightShape& shape) {
   return text;
 }
 
-// What a matrix becomes: format, grouping and activations of the weights it fills.
-kernels::WeightShape wanted_shape(const Binding& binding, const QuantConfig& quant) {
+// What a matrix becomes under a scheme: format, grouping and activations of the weights it fills.
+kernels::WeightShape wanted_shape(const Binding& binding, const std::optional<quant::Scheme>& scheme) {
   const WeightSpec& spec = *binding.spec;
   kernels::WeightShape shape{.format = binding.matrix.format, .grouping = binding.matrix.grouping};
-  const std::optional<quant::Scheme> scheme = quant.scheme_of(spec.kind, spec.name);
   if (!scheme) return shape;
   shape.activations = scheme->activations;
   if (scheme->weights == shape.format) return shape;
@@ -268,11 +267,11 @@ Status settle_formats(const Checkpoint& checkpoint, std::vector<Binding>& bindin
   std::unordered_map<const kernels::Weight*, const Binding*> first;
   for (Binding& binding : bindings) {
     if (!binding.spec->is_matrix()) continue;
-    const kernels::WeightShape wanted = wanted_shape(binding, quant);
+    NIB_TRY(const std::optional<quant::Scheme> scheme,
+            quant.scheme_of(binding.spec->kind, binding.spec->name, binding.matrix.format));
+    const kernels::WeightShape wanted = wanted_shape(binding, scheme);
     binding.encode = wanted.format != binding.matrix.format;
-    if (const auto scheme = quant.scheme_of(binding.spec->kind, binding.spec->name)) {
-      binding.target_group_k = scheme->group_k;
-    }
+    if (scheme) binding.target_group_k = scheme->group_k;
     NIB_TRY_STATUS(check_divides(checkpoint, *binding.spec, wanted));
     for (const RowBlock& block : binding.spec->blocks) {
       kernels::WeightShape& shape = block.weight->shape;

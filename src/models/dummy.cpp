@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace nibble::models {
 namespace {
@@ -31,7 +32,8 @@ Status set_dummy_formats(const std::vector<WeightSpec>& specs, const QuantConfig
   for (const WeightSpec& spec : specs) {
     if (!spec.is_matrix()) continue;
     const quant::Scheme own = spec.kind == LayerKind::other ? quant::Scheme{} : fallback;
-    const quant::Scheme scheme = quant.scheme_of(spec.kind, spec.name).value_or(own);
+    NIB_TRY(const std::optional<quant::Scheme> asked, quant.scheme_of(spec.kind, spec.name, own.weights));
+    const quant::Scheme scheme = asked.value_or(own);
     const quant::FormatRow& row = quant::format_row(scheme.weights);
     if (!row.any_group && row.group_k > 0 && spec.k % row.group_k != 0) {
       return bad_input(

@@ -113,6 +113,9 @@ std::vector<WeightPlanRow> plan_rows(const std::vector<WeightSpec>& specs, const
     const std::string_view format =
         spec.is_matrix() ? quant::format_name(spec.blocks.front().weight->shape.format) : "f32";
     WeightPlanRow& row = row_of(spec.kind, format);
+    if (spec.is_matrix() && row.num_parameters == 0) {
+      row.activations = spec.blocks.front().weight->shape.activations;
+    }
     row.num_parameters += spec.num_parameters();
     if (!spec.is_matrix()) row.packed_bytes += static_cast<std::uint64_t>(spec.vector->size) * sizeof(float);
   }
@@ -201,6 +204,11 @@ Result<ModelPlan> plan_model(const LoadOptions& options, const kernels::Device& 
     plan.cache_bytes_per_token += static_cast<std::uint64_t>(spec.bytes_per_entry()) *
                                   static_cast<std::uint64_t>(shaped.model->info().num_layers) /
                                   static_cast<std::uint64_t>(spec.tokens_per_entry);
+  }
+  for (const WeightSpec& spec : *shaped.specs) {
+    if (spec.kind != LayerKind::experts || !spec.is_matrix()) continue;
+    plan.experts = spec.blocks.front().weight->shape;
+    break;
   }
   plan.shape = std::move(shaped.model);
   return plan;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,11 +43,14 @@ struct WeightPlanRow {
   std::string format;  // bf16, fp8, mxfp4, ...; f32 for norms and biases
   std::int64_t num_parameters = 0;
   std::uint64_t packed_bytes = 0;  // on the device
+  // What their inputs go through; of the first weight, where --exclude makes them differ.
+  quant::ActivationFormat activations = quant::ActivationFormat::none;
 };
 
 // What loading would give, from headers (dummy: from config.json) alone.
 struct ModelPlan {
   std::vector<WeightPlanRow> weights;
+  std::optional<kernels::WeightShape> experts;  // gate's shape of the first layer with routed experts
   std::uint64_t weight_bytes = 0;
   std::uint64_t cache_bytes_per_token = 0;  // all layers
   // Shapes without weights: info(), cache_specs() and active_bytes() are real, forward may only be

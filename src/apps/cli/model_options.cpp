@@ -60,6 +60,9 @@ void add_model_options(OptionSet& options, ModelOptions& model) {
   options.add_text("--other", model.llm.other_quantization, "SCHEME", "Scheme of embedding and head");
   options.add_choice("--scales", model.scales, {"searched", "plain"},
                      "Scales of what is quantised while loading: least squared error, or the format's rule");
+  options.add_choice("--moe-backend", model.llm.moe_backend, {"auto", "w4a16", "w4a8", "fp8", "reference"},
+                     "Routed experts: as their scheme says; 4-bit with inputs as they are or in 8 bits; made "
+                     "FP8; or by the plainest kernel");
   options.add_repeatable("--exclude", model.llm.quantization_exclude, "MODULE",
                          "Module or glob that stays as stored; may be given several times");
   options.add_integer("--num-hidden-layers", model.llm.num_hidden_layers, 1, kMaxInt,

@@ -49,6 +49,10 @@ class PlanCommand final : public Command {
     text += fmt::format("\n{}; {} read per decoded token (batch 1, empty context)\n",
                         plan.fits ? "fits" : "does not fit", format_bytes(plan.bytes_per_decode_token));
     for (const std::string& kernel : plan.kernels) text += fmt::format("kernel  {}\n", kernel);
+    if (!plan.moe_backend.empty()) text += fmt::format("moe backend  {}\n", plan.moe_backend);
+    for (const PlanMoeKernel& row : plan.moe_kernels) {
+      text += fmt::format("moe kernel  from {:g} tokens per expert: {}\n", row.pairs_per_expert, row.kernel);
+    }
     return print(text);
   }
 
@@ -66,6 +70,12 @@ class PlanCommand final : public Command {
     json.field("total_bytes", plan.total_bytes).field("available_bytes", plan.available_bytes);
     json.field("fits", plan.fits).field("bytes_per_decode_token", plan.bytes_per_decode_token);
     json.field("kernels", plan.kernels);
+    json.field("moe_backend", plan.moe_backend).key("moe_kernels").begin_array();
+    for (const PlanMoeKernel& row : plan.moe_kernels) {
+      json.begin_object().field("tokens_per_expert", row.pairs_per_expert).field("kernel", row.kernel);
+      json.end_object();
+    }
+    json.end_array();
     return print_line(json.end_object().text());
   }
 

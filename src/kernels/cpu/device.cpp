@@ -10,6 +10,7 @@
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/table.h"
 #include "kernels/cpu/tier.h"
+#include "kernels/ref/ops.h"
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -40,8 +41,9 @@ Weight make_weight(const WeightShape& shape, BufferSlab& slab) {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(CpuIsa isa, int num_threads)
+  CpuDevice(CpuIsa isa, int num_threads, bool reference_moe)
       : isa_(isa), num_threads_(num_threads), table_(cpu::table(isa)), exec_(num_threads) {
+    if (reference_moe) table_.fused_moe = ref::fused_moe;
     if (const Tier* tier = find_tier(isa)) pack_panel_ = tier->pack_panel;
   }
 
@@ -96,8 +98,8 @@ class CpuDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cpu_device(CpuIsa isa, int num_threads) {
-  return std::make_unique<CpuDevice>(isa, num_threads);
+std::unique_ptr<Device> make_cpu_device(CpuIsa isa, int num_threads, bool reference_moe) {
+  return std::make_unique<CpuDevice>(isa, num_threads, reference_moe);
 }
 
 }  // namespace nibble::kernels::cpu

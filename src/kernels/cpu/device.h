@@ -8,6 +8,7 @@
 
 namespace nibble::kernels::cpu {
 
-std::unique_ptr<Device> make_cpu_device(CpuIsa isa, int num_threads);
+// reference_moe: routed experts by the scalar reference.
+std::unique_ptr<Device> make_cpu_device(CpuIsa isa, int num_threads, bool reference_moe);
 
 }  // namespace nibble::kernels::cpu

@@ -9,6 +9,8 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/moe/plan.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/cuda/probe.h"
 #include "kernels/cuda/table.h"
 #include "kernels/cuda/weights.h"
@@ -58,13 +60,24 @@ Result<std::vector<cudaDeviceProp>> list_gpus() {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(const cudaDeviceProp& gpu, int num_threads)
-      : name_(describe(gpu)), table_(cuda::table()), exec_(num_threads), packer_(exec_) {}
+  CudaDevice(const cudaDeviceProp& gpu, int num_threads, bool reference_moe)
+      : name_(describe(gpu)),
+        table_(cuda::table()),
+        exec_(num_threads),
+        packer_(exec_),
+        reference_moe_(reference_moe) {
+    if (reference_moe) table_.fused_moe = fused_moe_reference;
+  }
 
   [[nodiscard]] std::string description() const override { return fmt::format("CUDA {}", name_); }
   [[nodiscard]] const KernelTable& table() const override { return table_; }
   [[nodiscard]] Exec& exec() override { return exec_; }
   [[nodiscard]] std::string operand_name() const override { return "bf16 (cuda)"; }
+
+  [[nodiscard]] std::vector<MoeKernelRow> moe_kernels(const WeightShape& experts) const override {
+    if (reference_moe_) return {{.pairs_per_expert = 0.0F, .kernel = "reference, float32"}};
+    return moe_kernel_rows(experts);
+  }
 
   [[nodiscard]] std::optional<std::uint64_t> free_memory() const override {
     std::size_t free = 0;
@@ -105,11 +118,12 @@ class CudaDevice final : public Device {
   KernelTable table_;
   CudaExec exec_;
   WeightPacker packer_;
+  bool reference_moe_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> make_cuda_device(int num_threads) {
+Result<std::unique_ptr<Device>> make_cuda_device(int num_threads, bool reference_moe) {
   auto gpus = list_gpus();
   const auto cannot = [](const std::string& why) {
     return unsupported(fmt::format("device cuda: {}; use --device cpu", why));
@@ -118,7 +132,7 @@ Result<std::unique_ptr<Device>> make_cuda_device(int num_threads) {
   if (!can_run(gpus->front())) return cannot(refuse(gpus->front()));
   try {
     check(cudaSetDevice(0), "cudaSetDevice");
-    return std::unique_ptr<Device>(std::make_unique<CudaDevice>(gpus->front(), num_threads));
+    return std::unique_ptr<Device>(std::make_unique<CudaDevice>(gpus->front(), num_threads, reference_moe));
   } catch (const std::bad_alloc&) {
     return out_of_memory("device cuda: no memory to start the GPU");
   } catch (const DeviceError& e) {

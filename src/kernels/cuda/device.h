@@ -8,8 +8,8 @@
 namespace nibble::kernels::cuda {
 
 // The first GPU this process may use (CUDA_VISIBLE_DEVICES). unsupported, by name, if there is none or it
-// is no Hopper GPU.
-Result<std::unique_ptr<Device>> make_cuda_device(int num_threads);
+// is no Hopper GPU. reference_moe: routed experts by a plain float32 kernel.
+Result<std::unique_ptr<Device>> make_cuda_device(int num_threads, bool reference_moe);
 
 CudaDevices find_devices();
 

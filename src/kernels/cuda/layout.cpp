@@ -253,7 +253,8 @@ void store_factor(std::byte* factors, std::int64_t row, float value) {
   std::memcpy(factors + row * 4, &value, 4);
 }
 
-// The bf16 multiplier 2^(scale - 127 + 126) must be finite: exponent field at most 254.
+// The bf16 multiplier 2^(scale - 127 + 126) must be finite: exponent field at most 254. Every row's largest
+// scale has that one, so that kernels know a row's range without looking (layout.h).
 constexpr int kMaxField = 254;
 constexpr int kFieldOfScale = 126;  // field - E8M0 code
 constexpr std::byte kMxOne{127 + kFieldOfScale};
@@ -264,7 +265,7 @@ void pack_mx_row(const MatrixView& src, std::int64_t src_row, std::int64_t row, 
   const std::byte* from = src.scales + src_row * groups;
   int largest = 0;
   for (std::int64_t g = 0; g < groups; ++g) largest = std::max(largest, std::to_integer<int>(from[g]));
-  const int excess = std::max(0, largest + kFieldOfScale - kMaxField);
+  const int excess = largest + kFieldOfScale - kMaxField;
   for (std::int64_t g = 0; g < groups; ++g) {
     const int field = std::max(0, std::to_integer<int>(from[g]) + kFieldOfScale - excess);
     scales[narrow_index(Format::mxfp4, row, g)] = static_cast<std::byte>(field);

@@ -16,8 +16,8 @@
 //
 // Scales lie apart, one record per row tile, [group][row tile]:
 //   mxfp4       [block][g]{row g: 2 bytes, row g + 8: 2 bytes}, then f32 [16] factors. A byte is the exponent
-//               field of the bf16 that takes code * 2^-126 to weight / factor. The factor is 1 unless
-//               the row has scales above 2, whose range bf16 could not hold beside it.
+//               field of the bf16 that takes code * 2^-126 to weight / factor. The factor is half of the
+//               row's largest scale, whose byte is 254: weights / factor reach from -12 to 12.
 //   nvfp4       [block][g]{row g: 4 bytes, row g + 8: 4 bytes}, then f32 [16] factors: global scale * 2^8.
 //               A byte is an unsigned E5M3, bias 21. Groups whose scale is zero or negative are put right in
 //               the codes.

@@ -28,5 +28,7 @@ void mha(Exec& exec, const MhaArgs& args);
 // moe/
 void topk_gate(Exec& exec, const TopkGateArgs& args);
 void fused_moe(Exec& exec, const FusedMoeArgs& args);
+// The same one value after another, in float32.
+void fused_moe_reference(Exec& exec, const FusedMoeArgs& args);
 
 }  // namespace nibble::kernels::cuda

@@ -41,6 +41,15 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
+// Copies 16 aligned bytes to shared memory, beside this thread's work.
+__device__ __forceinline__ void copy_piece(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+// Arrives on `barrier` once the pieces this thread has asked for are there.
+__device__ __forceinline__ void arrive_with_pieces(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Starts bringing global memory to the L2 cache; address and size are multiples of 16.
 __device__ __forceinline__ void prefetch_global(const void* from, std::uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");

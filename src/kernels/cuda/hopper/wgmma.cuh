@@ -43,34 +43,38 @@ __device__ __forceinline__ std::uint64_t mn_major(std::uint32_t address, std::ui
   "+f"(d[(i)]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), "+f"(d[(i) + 5]), \
       "+f"(d[(i) + 6]), "+f"(d[(i) + 7])
 #define NIBBLE_D16(i) NIBBLE_D8(i), NIBBLE_D8((i) + 8)
+#define NIBBLE_D24(i) NIBBLE_D16(i), NIBBLE_D8((i) + 16)
 #define NIBBLE_D32(i) NIBBLE_D16(i), NIBBLE_D16((i) + 16)
+#define NIBBLE_D40(i) NIBBLE_D32(i), NIBBLE_D8((i) + 32)
 #define NIBBLE_D48(i) NIBBLE_D32(i), NIBBLE_D16((i) + 32)
+#define NIBBLE_D56(i) NIBBLE_D48(i), NIBBLE_D8((i) + 48)
 #define NIBBLE_D64(i) NIBBLE_D32(i), NIBBLE_D32((i) + 32)
 #define NIBBLE_D128(i) NIBBLE_D64(i), NIBBLE_D64((i) + 64)
 #define NIBBLE_T8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define NIBBLE_T16 NIBBLE_T8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define NIBBLE_T32 \
-  NIBBLE_T16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NIBBLE_T48 \
-  NIBBLE_T32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define NIBBLE_T64 \
-  NIBBLE_T48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NIBBLE_T128                                                                                          \
-  NIBBLE_T64                                                                                                 \
-      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, "    \
-      "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                                      \
-      ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, " \
-      "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NIBBLE_T24 NIBBLE_T16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define NIBBLE_T32 NIBBLE_T24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define NIBBLE_T40 NIBBLE_T32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define NIBBLE_T48 NIBBLE_T40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define NIBBLE_T56 NIBBLE_T48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define NIBBLE_T64 NIBBLE_T56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define NIBBLE_T128                                                                                      \
+  NIBBLE_T64                                                                                             \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, "    \
+  "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                                      \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, " \
+  "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // d (+)= a b for one count of accumulators: n = 2 * count columns, `add` = 0 overwrites d.
 //   wgmma_bf16: 16 of k, A in registers or k-major in shared memory, B k-major.
 //   wgmma_bf16_mn: the same with B mn-major.
-//   wgmma_e4m3: 32 of k.
+//   wgmma_e4m3: 32 of k; wgmma_e5m2_e4m3: the same with A in E5M2.
 // a0 to a3, b and p are the operands' numbers after the accumulators.
 #define NIBBLE_WGMMA(count, n, a0, a1, a2, a3, b, p)                                                  \
   NIBBLE_WGMMA_A(wgmma_bf16, "k16.f32.bf16.bf16", ", 0", ", 0, 0", count, n, a0, a1, a2, a3, b, p)    \
   NIBBLE_WGMMA_A(wgmma_bf16_mn, "k16.f32.bf16.bf16", ", 1", ", 0, 1", count, n, a0, a1, a2, a3, b, p) \
-  NIBBLE_WGMMA_A(wgmma_e4m3, "k32.f32.e4m3.e4m3", "", "", count, n, a0, a1, a2, a3, b, p)
+  NIBBLE_WGMMA_A(wgmma_e4m3, "k32.f32.e4m3.e4m3", "", "", count, n, a0, a1, a2, a3, b, p)             \
+  NIBBLE_WGMMA_A(wgmma_e5m2_e4m3, "k32.f32.e5m2.e4m3", "", "", count, n, a0, a1, a2, a3, b, p)
 #define NIBBLE_WGMMA_A(name, types, order_b, order_ab, count, n, a0, a1, a2, a3, b, p)                       \
   __device__ __forceinline__ void name(float(&d)[count], const std::uint32_t(&a)[4], std::uint64_t rows,     \
                                        int add = 1) {                                                        \
@@ -89,22 +93,31 @@ __device__ __forceinline__ std::uint64_t mn_major(std::uint32_t address, std::ui
   }
 NIBBLE_WGMMA(8, 16, 8, 9, 10, 11, 12, 13)
 NIBBLE_WGMMA(16, 32, 16, 17, 18, 19, 20, 21)
+NIBBLE_WGMMA(24, 48, 24, 25, 26, 27, 28, 29)
 NIBBLE_WGMMA(32, 64, 32, 33, 34, 35, 36, 37)
+NIBBLE_WGMMA(40, 80, 40, 41, 42, 43, 44, 45)
 NIBBLE_WGMMA(48, 96, 48, 49, 50, 51, 52, 53)
+NIBBLE_WGMMA(56, 112, 56, 57, 58, 59, 60, 61)
 NIBBLE_WGMMA(64, 128, 64, 65, 66, 67, 68, 69)
 NIBBLE_WGMMA(128, 256, 128, 129, 130, 131, 132, 133)
 #undef NIBBLE_WGMMA_A
 #undef NIBBLE_WGMMA
 #undef NIBBLE_T128
 #undef NIBBLE_T64
+#undef NIBBLE_T56
 #undef NIBBLE_T48
+#undef NIBBLE_T40
 #undef NIBBLE_T32
+#undef NIBBLE_T24
 #undef NIBBLE_T16
 #undef NIBBLE_T8
 #undef NIBBLE_D128
 #undef NIBBLE_D64
+#undef NIBBLE_D56
 #undef NIBBLE_D48
+#undef NIBBLE_D40
 #undef NIBBLE_D32
+#undef NIBBLE_D24
 #undef NIBBLE_D16
 #undef NIBBLE_D8
 

@@ -3,7 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
-#include "kernels/cuda/moe/ptx.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/moe/stage_tokens.cuh"
 
 namespace nibble::kernels::cuda::moe {
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
     atomicAdd(&num_valid, 1);
   }
   __syncthreads();
-  wait_for_previous_kernels();
+  wait_for_earlier_kernels();
   const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= p.down.n || num_valid == 0) return;
   float& y = p.y[token * p.y_stride + column];
@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_quantize_hidden(const MoeParams& p, Hidden format, std::int64_t rows, cudaStream_t stream) {
-  quantize_hidden_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(p, format);
+void launch_quantize_hidden(const MoeParams& p, std::int64_t rows, cudaStream_t stream) {
+  quantize_hidden_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(p, p.hidden);
 }
 
 void launch_combine(const MoeParams& p, cudaStream_t stream) {

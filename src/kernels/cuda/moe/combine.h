@@ -8,7 +8,7 @@
 namespace nibble::kernels::cuda::moe {
 
 // h_f32 rows, quantised and dequantised as bf16 into h.
-void launch_quantize_hidden(const MoeParams& p, Hidden format, std::int64_t rows, cudaStream_t stream);
+void launch_quantize_hidden(const MoeParams& p, std::int64_t rows, cudaStream_t stream);
 
 // y += the token's partial outputs in ascending expert order.
 void launch_combine(const MoeParams& p, cudaStream_t stream);

@@ -12,8 +12,10 @@
 #include <cstddef>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
+#include "kernels/cuda/hopper/mma.cuh"
 #include "kernels/cuda/moe/decode_formats.h"
-#include "kernels/cuda/moe/ptx.cuh"
 #include "kernels/cuda/moe/route.cuh"
 #include "kernels/cuda/moe/stage_tokens.cuh"
 
@@ -182,7 +184,6 @@ struct Ring {
 template <Format F, bool kFirst>
 __device__ void produce(const DecodeContext& c, const Ring& ring) {
   using S = Stage<F>;
-  const std::uint64_t policy = evict_first_policy();
   RingCursor to;
   int filled = 0;
   for (Cursor at = c.start(); at.unit < c.unit_end; at.advance(c.pairs)) {
@@ -197,12 +198,12 @@ __device__ void produce(const DecodeContext& c, const Ring& ring) {
       const std::uint32_t out = shared_address(ring.data) + to.stage * S::kBytes;
       mbarrier_expect(bar, halves * count * (block_bytes(F) + scale_block_bytes(F)));
       for (int half = 0; half < halves; ++half) {
-        bulk_load(out + half * S::kHalfCodes, from[half].codes + block * block_bytes(F),
-                  count * block_bytes(F), bar, policy);
+        bulk_copy(out + half * S::kHalfCodes, from[half].codes + block * block_bytes(F),
+                  count * block_bytes(F), bar, kEvictFirst);
         if constexpr (has_narrow_scales(F)) {
-          bulk_load(out + 2 * S::kHalfCodes + half * S::kHalfScales,
+          bulk_copy(out + 2 * S::kHalfCodes + half * S::kHalfScales,
                     from[half].scales + block * scale_block_bytes(F), count * scale_block_bytes(F), bar,
-                    policy);
+                    kEvictFirst);
         }
       }
       ++filled;
@@ -504,11 +505,11 @@ __global__ void __launch_bounds__(kDecodeThreads<F>, 1)
   const std::uint32_t bars = shared_address(shared + s.bars);
   if (threadIdx.x == 0) init_barriers(bars, kWarps);
   if (kFirst) {
-    wait_for_previous_kernels();
+    wait_for_earlier_kernels();
     let_next_kernel_start();
   }
   const DecodeContext c = make_context<kFirst>(p, s, shared);
-  fence_before_bulk_loads();  // sorting used the ring's memory
+  fence_async_proxy();  // sorting used the ring's memory
   __syncthreads();
   const Ring ring{shared + s.ring, bars, s.depth};
   const SumBuffers sums{reinterpret_cast<float4*>(shared + s.sums), bars + 2 * kMaxDepth * 8, kWarps};
@@ -518,7 +519,7 @@ __global__ void __launch_bounds__(kDecodeThreads<F>, 1)
     if (lane == 0) produce<F, kFirst>(c, ring);
     return;
   }
-  if (!kFirst) wait_for_previous_kernels();
+  if (!kFirst) wait_for_earlier_kernels();
   if (warp == kWarps) {
     if (!kFirst) let_next_kernel_start();
     finish<kFirst>(p, c, sums, lane);

@@ -1,9 +1,7 @@
 #include "kernels/cuda/moe/prefill.cuh"
-#include "kernels/cuda/moe/prefill_formats.h"
 
 namespace nibble::kernels::cuda::moe {
 
-const PrefillProducts kMiddleNvfp4 = {.first = launch_shape<Format::nvfp4, true, 4>,
-                                      .second = launch_shape<Format::nvfp4, false, 4>};
+const PrefillProducts kMiddleNvfp4 = prefill_products<Format::nvfp4, Input::bf16, 4>();
 
 }  // namespace nibble::kernels::cuda::moe

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/moe/combine.h"
 #include "kernels/cuda/moe/decode_formats.h"
-#include "kernels/cuda/moe/prefill_formats.h"
+#include "kernels/cuda/moe/prefill.h"
 #include "kernels/cuda/moe/route.h"
 
 namespace nibble::kernels::cuda::moe {
@@ -54,46 +54,76 @@ class Pieces {
 
 struct Plan {
   MoeParams p;
+  PrefillParams prefill;  // but for decode
   std::int32_t* route_work = nullptr;
-  std::uint16_t* x = nullptr;  // prefill's rounded activations
   std::int64_t max_sorted = 0;
-  std::int64_t max_tiles = 0;
   std::size_t bytes = 0;
 };
 
-std::int64_t row_width(const PackedWeight& w) { return std::int64_t{w.num_blocks} * kBlockK; }
-
-// Tiles have at least so many tokens but for an expert's last.
-std::int32_t smallest_tile(MoeKernel kernel) {
+// What a kernel does with tokens.
+struct KernelShape {
+  std::int32_t tile_tokens;
+  bool middle;
+  bool fp8;
+};
+KernelShape shape_of(MoeKernel kernel) {
   switch (kernel) {
-    case MoeKernel::decode: return 1;
-    case MoeKernel::middle: return kMiddleTileTokens / 2;
-    case MoeKernel::prefill: return kPrefillTileTokens / 2;
+    case MoeKernel::decode: return {kDecodeTileTokens, false, false};
+    case MoeKernel::middle: return {kMiddleTileTokens, true, false};
+    case MoeKernel::prefill: return {kPrefillTileTokens, false, false};
+    case MoeKernel::middle_fp8: return {kMiddleTileTokens, true, true};
+    case MoeKernel::prefill_fp8: return {kPrefillFp8TileTokens, false, true};
   }
-  return 1;
+  return {kDecodeTileTokens, false, false};
 }
 
-Plan make_plan(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch) {
+// Tokens as the prefill products take them, rows of which have whole ring stages.
+struct TokenPieces {
+  std::byte* values;
+  float* scales;
+};
+TokenPieces take_tokens(Pieces& pieces, std::int64_t rows, const PackedWeight& w, bool fp8) {
+  const std::int64_t panels = fp8 ? (w.num_blocks + 1) / 2 : w.num_blocks;
+  constexpr std::int64_t kPanelBytes = 128;
+  TokenPieces tokens{};
+  tokens.values = pieces.take<std::byte>(rows * panels * kPanelBytes);
+  tokens.scales = fp8 ? pieces.take<float>(rows * panels) : nullptr;
+  return tokens;
+}
+
+Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   Plan plan{};
   Pieces pieces(scratch);
+  const KernelShape shape = shape_of(kernel);
   const std::int64_t pairs = std::int64_t{p.m} * p.topk;
   plan.max_sorted = pairs;
   p.route = {};
   if (!sorts_in_block(p, kernel)) {
-    const RouteSizes sizes = route_sizes(pairs, p.num_experts, smallest_tile(kernel));
+    // Prefill deals an expert's tokens evenly: tiles have half of the most tokens but for an expert's last.
+    const RouteSizes sizes =
+        route_sizes(pairs, p.num_experts, kernel == MoeKernel::decode ? 1 : shape.tile_tokens / 2);
     plan.max_sorted = sizes.max_sorted;
-    plan.max_tiles = sizes.max_tiles;
+    plan.prefill.max_tiles = sizes.max_tiles;
     p.route.num_tiles = pieces.take<std::int32_t>(1);
     p.route.tiles = pieces.take<Tile>(sizes.max_tiles);
     p.route.sorted = pieces.take<std::int32_t>(sizes.max_sorted);
     plan.route_work = pieces.take<std::int32_t>(sizes.work_words);
   }
   p.h_row = (std::int64_t{p.down.k} + kBlockK - 1) / kBlockK * kBlockK;
-  if (kernel != MoeKernel::decode) plan.x = pieces.take<std::uint16_t>(plan.max_sorted * row_width(p.gate));
-  p.h = pieces.take<std::uint16_t>(plan.max_sorted * p.h_row);
-  p.h_f32 = hidden == Hidden::plain ? nullptr : pieces.take<float>(plan.max_sorted * p.h_row);
+  if (kernel == MoeKernel::decode) {
+    p.h = pieces.take<std::uint16_t>(plan.max_sorted * p.h_row);
+    p.h_f32 = p.hidden == Hidden::plain ? nullptr : pieces.take<float>(plan.max_sorted * p.h_row);
+  } else {
+    const TokenPieces x = take_tokens(pieces, plan.max_sorted, p.gate, shape.fp8);
+    const TokenPieces h = take_tokens(pieces, plan.max_sorted, p.down, shape.fp8);
+    plan.prefill.x = x.values;
+    plan.prefill.x_scales = x.scales;
+    plan.prefill.h = h.values;
+    plan.prefill.h_scales = h.scales;
+  }
   p.partial = pieces.take<float>(pairs * p.down.n);
   plan.p = p;
+  plan.prefill.p = p;
   plan.bytes = pieces.used();
   return plan;
 }
@@ -108,52 +138,53 @@ std::int32_t decode_tile_tokens(const MoeParams& p) {
   return decode_products_of(p.down.format).second_tile_tokens(p, first);
 }
 
-void launch_decode(const Plan& plan, Hidden hidden, int num_sms, cudaStream_t stream, unsigned parts) {
+void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream, unsigned parts) {
   const MoeParams& p = plan.p;
   DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = true};
-  if ((parts & kSortAndFirst) != 0) {
-    if (p.route.tiles != nullptr) {
-      launch_route(p.ids, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work, stream);
-    }
+  if ((parts & kSort) != 0 && p.route.tiles != nullptr) {
+    launch_route(p.ids, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work, stream);
+  }
+  if ((parts & kFirst) != 0) {
     decode_products_of(p.gate.format).first(p, options, stream);
-    if (hidden != Hidden::plain) launch_quantize_hidden(p, hidden, plan.max_sorted, stream);
+    if (p.hidden != Hidden::plain) launch_quantize_hidden(p, plan.max_sorted, stream);
   }
   // Timed alone, or behind a kernel that lets nobody start early, there is nothing to overlap with.
-  options.overlap = hidden == Hidden::plain && (parts & kSortAndFirst) != 0;
+  options.overlap = p.hidden == Hidden::plain && (parts & kFirst) != 0;
   if ((parts & kSecond) != 0) decode_products_of(p.down.format).second(p, options, stream);
 }
 
-const PrefillProducts& prefill_products_of(Format format, bool middle) {
-  if (format == Format::mxfp4) return middle ? kMiddleMxfp4 : kPrefillMxfp4;
-  return middle ? kMiddleNvfp4 : kPrefillNvfp4;
+const PrefillProducts& prefill_products_of(Format format, const KernelShape& shape) {
+  if (shape.fp8) return shape.middle ? kMiddleMxfp4Fp8 : kPrefillMxfp4Fp8;
+  if (format == Format::mxfp4) return shape.middle ? kMiddleMxfp4 : kPrefillMxfp4;
+  return shape.middle ? kMiddleNvfp4 : kPrefillNvfp4;
 }
 
-void launch_prefill(const Plan& plan, bool middle, int num_sms, cudaStream_t stream, unsigned parts) {
+void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cudaStream_t stream,
+                    unsigned parts) {
   const MoeParams& p = plan.p;
-  const PrefillParams params{.p = p, .x = plan.x, .h = p.h, .max_tiles = plan.max_tiles};
-  if ((parts & kSortAndFirst) != 0) {
-    launch_route(p.ids, p.m * p.topk, p.num_experts, middle ? kMiddleTileTokens : kPrefillTileTokens, p.route,
-                 plan.route_work, stream);
-    launch_prefill_gather(params, stream);
-    prefill_products_of(p.gate.format, middle).first(params, num_sms, stream);
+  const PrefillProducts& products = prefill_products_of(p.gate.format, shape);
+  if ((parts & kSort) != 0) {
+    launch_route(p.ids, p.m * p.topk, p.num_experts, shape.tile_tokens, p.route, plan.route_work, stream);
+    (shape.fp8 ? launch_prefill_gather_fp8 : launch_prefill_gather)(plan.prefill, stream);
   }
-  if ((parts & kSecond) != 0) prefill_products_of(p.down.format, middle).second(params, num_sms, stream);
+  if ((parts & kFirst) != 0) products.first(plan.prefill, num_sms, stream);
+  if ((parts & kSecond) != 0) products.second(plan.prefill, num_sms, stream);
 }
 
 }  // namespace
 
-std::size_t scratch_bytes(const MoeParams& p, Hidden hidden, MoeKernel kernel) {
-  return make_plan(p, hidden, kernel, nullptr).bytes;
+std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel) {
+  return make_plan(p, kernel, nullptr).bytes;
 }
 
-void launch_fused_moe(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch, int num_sms,
+void launch_fused_moe(const MoeParams& p, MoeKernel kernel, std::byte* scratch, int num_sms,
                       cudaStream_t stream, unsigned parts) {
   if (p.m == 0 || p.topk == 0) return;
-  const Plan plan = make_plan(p, hidden, kernel, scratch);
+  const Plan plan = make_plan(p, kernel, scratch);
   if (kernel == MoeKernel::decode) {
-    launch_decode(plan, hidden, num_sms, stream, parts);
+    launch_decode(plan, num_sms, stream, parts);
   } else {
-    launch_prefill(plan, kernel == MoeKernel::middle, num_sms, stream, parts);
+    launch_prefill(plan, shape_of(kernel), num_sms, stream, parts);
   }
   if ((parts & kCombine) != 0) launch_combine(plan.p, stream);
 }

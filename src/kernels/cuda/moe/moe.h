@@ -12,13 +12,13 @@
 namespace nibble::kernels::cuda::moe {
 
 // Which launches of the MoE to make, for timing them apart.
-enum Parts : unsigned { kSortAndFirst = 1, kSecond = 2, kCombine = 4, kAllParts = 7 };
+enum Parts : unsigned { kSort = 1, kFirst = 2, kSecond = 4, kCombine = 8, kAllParts = 15 };
 
 // Scratch of one call; p needs its sizes and weights only.
-std::size_t scratch_bytes(const MoeParams& p, Hidden hidden, MoeKernel kernel);
+std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel);
 
 // y += experts' outputs. Fills in p's route, h, h_f32 and partial from `scratch` (256-byte aligned).
-void launch_fused_moe(MoeParams p, Hidden hidden, MoeKernel kernel, std::byte* scratch, int num_sms,
+void launch_fused_moe(const MoeParams& p, MoeKernel kernel, std::byte* scratch, int num_sms,
                       cudaStream_t stream, unsigned parts = kAllParts);
 
 }  // namespace nibble::kernels::cuda::moe

@@ -1,10 +1,15 @@
 // Rows of the CUDA table: topk_gate and fused_moe.
 #include "kernels/cuda/ops.h"
+
 #include "core/check.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/moe/combine.h"
 #include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/moe/plan.h"
+#include "kernels/cuda/moe/reference.h"
 #include "kernels/cuda/moe/topk_gate.h"
 
 namespace nibble::kernels::cuda {
@@ -36,6 +41,27 @@ void check_moe(const FusedMoeArgs& args) {
             "experts [{}, {}] on x [{}, {}]", w.n, w.k, args.x.dim(0), args.x.dim(1));
   NIB_CHECK(w.k <= kMaxInputs && w.n <= kMaxInputs, "experts [{}, {}]; the kernels take up to {}", w.n, w.k,
             kMaxInputs);
+}
+
+// All but what a kernel takes from scratch.
+moe::MoeParams make_params(const FusedMoeArgs& args) {
+  to_int32(args.x.dim(0) * args.topk);
+  moe::MoeParams p{};
+  p.x = args.x.f32();
+  p.x_stride = args.x.stride[0];
+  p.y = args.y.f32();
+  p.y_stride = args.y.stride[0];
+  p.ids = args.topk_ids;
+  p.weights = args.topk_weights;
+  p.m = to_int32(args.x.dim(0));
+  p.topk = args.topk;
+  p.num_experts = to_int32(args.gate.shape.num_groups);
+  p.gate = packed_weight(args.gate);
+  p.up = packed_weight(args.up);
+  p.down = packed_weight(args.down);
+  p.inputs = hidden_of(args.gate.shape.activations);
+  p.hidden = hidden_of(args.down.shape.activations);
+  return p;
 }
 
 }  // namespace
@@ -72,25 +98,45 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args) {
   check_moe(args);
   if (args.x.dim(0) == 0 || args.topk == 0) return;
   CudaExec& cuda = cuda_exec(exec);
-  moe::MoeParams p{};
-  p.x = args.x.f32();
-  p.x_stride = args.x.stride[0];
-  p.y = args.y.f32();
-  p.y_stride = args.y.stride[0];
-  p.ids = args.topk_ids;
-  p.weights = args.topk_weights;
-  p.m = to_int32(args.x.dim(0));
-  p.topk = args.topk;
-  p.num_experts = to_int32(args.gate.shape.num_groups);
-  p.gate = packed_weight(args.gate);
-  p.up = packed_weight(args.up);
-  p.down = packed_weight(args.down);
-  to_int32(args.x.dim(0) * args.topk);
-  const moe::Hidden hidden = hidden_of(args.down.shape.activations);
-  const moe::MoeKernel kernel = moe::choose_moe_kernel(p, hidden);
-  std::byte* scratch = cuda.scratch(moe::scratch_bytes(p, hidden, kernel));
-  moe::launch_fused_moe(p, hidden, kernel, scratch, cuda.num_sms(), cuda.stream());
+  const moe::MoeParams p = make_params(args);
+  const moe::MoeKernel kernel = moe::choose_moe_kernel(p);
+  std::byte* scratch = cuda.scratch(moe::scratch_bytes(p, kernel));
+  moe::launch_fused_moe(p, kernel, scratch, cuda.num_sms(), cuda.stream());
   check_launch("fused_moe");
+}
+
+void fused_moe_reference(Exec& exec, const FusedMoeArgs& args) {
+  check_moe(args);
+  const std::int64_t slots = args.x.dim(0) * args.topk;
+  if (slots == 0) return;
+  CudaExec& cuda = cuda_exec(exec);
+  const std::int64_t n = args.gate.shape.n;
+  const std::int64_t k = args.gate.shape.k;
+  auto* hidden =
+      reinterpret_cast<float*>(cuda.scratch(static_cast<std::size_t>(slots * (n + k)) * sizeof(float)));
+  moe::MoeParams p = make_params(args);
+  p.partial = hidden + slots * n;
+  moe::launch_reference_first(p, hidden, cuda.stream());
+  if (p.hidden != moe::Hidden::plain) {
+    const auto codes = p.hidden == moe::Hidden::fp8 ? ActivationCodes::fp8 : ActivationCodes::int8;
+    const Rows rows{hidden, n};
+    launch_quantize_activation(cuda.stream(), codes, rows, rows, slots, n);
+  }
+  moe::launch_reference_second(p, hidden, cuda.stream());
+  moe::launch_combine(p, cuda.stream());
+  check_launch("fused_moe_reference");
+}
+
+std::vector<Device::MoeKernelRow> moe_kernel_rows(const WeightShape& experts) {
+  std::vector<Device::MoeKernelRow> rows{
+      {.pairs_per_expert = 0.0F, .kernel = moe::moe_kernel_name(moe::MoeKernel::decode)}};
+  for (const moe::MoeThreshold& row : moe::moe_thresholds()) {
+    const bool applies =
+        row.format == static_cast<Format>(experts.format) && row.inputs == hidden_of(experts.activations);
+    if (!applies) continue;
+    rows.push_back({.pairs_per_expert = row.pairs_per_expert, .kernel = moe::moe_kernel_name(row.kernel)});
+  }
+  return rows;
 }
 
 }  // namespace nibble::kernels::cuda

@@ -7,7 +7,7 @@
 
 namespace nibble::kernels::cuda::moe {
 
-// What hidden values go through before down multiplies them (quant::ActivationFormat).
+// What inputs of a product go through before they are multiplied (quant::ActivationFormat).
 enum class Hidden : std::uint8_t { plain, fp8, int8 };
 
 // Some consecutive entries of the sorted list, all of one expert.
@@ -37,6 +37,8 @@ struct MoeParams {
   PackedWeight gate;
   PackedWeight up;
   PackedWeight down;
+  Hidden inputs;       // what x has gone through
+  Hidden hidden;       // what hidden values go through
   Route route;         // tiles == null: every block sorts for itself
   std::uint16_t* h;    // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
   std::int64_t h_row;  // down.k rounded up to 64

@@ -1,4 +1,8 @@
 // Launches of the prefill products: many tokens per expert, 4-bit floats.
+//
+// Tokens lie as the copy engine and wgmma want them: of each tile, per panel of 128 bytes of columns (64 bf16
+// or 128 E4M3), atoms of 8 tokens x 128 bytes whose 16-byte pieces are swizzled. E4M3 columns are permuted
+// within a piece (fp8_position), and have a scale per token and panel, [tile][panel][padded tokens].
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,22 +12,34 @@
 namespace nibble::kernels::cuda::moe {
 
 inline constexpr std::int32_t kPrefillTileTokens = 128;
+inline constexpr std::int32_t kPrefillFp8TileTokens = 112;
 inline constexpr std::int32_t kMiddleTileTokens = 32;
 
-// Rows of tokens as the copy engine and wgmma want them: of each tile, per 64 columns, atoms of 8 tokens x
-// 128 bytes, 16-byte pieces swizzled. A tile's rows lie at tile.begin * num_blocks * 128 bytes.
+// Where p.hidden is fp8 and tokens are bf16, hidden values are rounded to what E4M3 holds.
 struct PrefillParams {
   MoeParams p;
-  std::uint16_t* x;  // bf16, sorted
-  std::uint16_t* h;
-  std::int64_t max_tiles;
+  std::byte* x;     // sorted tokens
+  float* x_scales;  // E4M3 only
+  std::byte* h;     // hidden values
+  float* h_scales;
+  std::int64_t max_tiles;  // entries of p.route.tiles
 };
 
-// x rounded to bf16 and gathered.
+// x, gathered and rounded to bf16, or quantised to E4M3 with a scale per 128 columns.
 void launch_prefill_gather(const PrefillParams& params, cudaStream_t stream);
+void launch_prefill_gather_fp8(const PrefillParams& params, cudaStream_t stream);
 
-// Two warpgroups and tiles of kPrefillTileTokens, or four and kMiddleTileTokens (`middle`).
-void launch_prefill_first(const PrefillParams& params, bool middle, int num_sms, cudaStream_t stream);
-void launch_prefill_second(const PrefillParams& params, bool middle, int num_sms, cudaStream_t stream);
+struct PrefillProducts {
+  void (*first)(const PrefillParams& params, int num_sms, cudaStream_t stream);
+  void (*second)(const PrefillParams& params, int num_sms, cudaStream_t stream);
+};
+
+// Two computing warpgroups and tiles of up to 128 tokens (prefill, E4M3: 112), or four and 32 (middle).
+extern const PrefillProducts kPrefillMxfp4;
+extern const PrefillProducts kPrefillNvfp4;
+extern const PrefillProducts kMiddleMxfp4;
+extern const PrefillProducts kMiddleNvfp4;
+extern const PrefillProducts kPrefillMxfp4Fp8;
+extern const PrefillProducts kMiddleMxfp4Fp8;
 
 }  // namespace nibble::kernels::cuda::moe

@@ -1,9 +1,7 @@
 #include "kernels/cuda/moe/prefill.cuh"
-#include "kernels/cuda/moe/prefill_formats.h"
 
 namespace nibble::kernels::cuda::moe {
 
-const PrefillProducts kPrefillMxfp4 = {.first = launch_shape<Format::mxfp4, true, 2>,
-                                       .second = launch_shape<Format::mxfp4, false, 2>};
+const PrefillProducts kPrefillMxfp4 = prefill_products<Format::mxfp4, Input::bf16, 2>();
 
 }  // namespace nibble::kernels::cuda::moe

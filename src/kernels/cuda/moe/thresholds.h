@@ -3,27 +3,32 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "kernels/cuda/moe/params.h"
 
 namespace nibble::kernels::cuda::moe {
 
 enum class MoeKernel : std::uint8_t {
-  decode,   // mma.sync, up to 8 tokens per tile (decode.cuh); every format
-  middle,   // wgmma, four warpgroups, up to 32 tokens per tile (prefill.cuh); 4-bit floats
-  prefill,  // wgmma, two warpgroups, up to 128 tokens per tile
+  decode,       // mma.sync, bf16, up to 8 tokens per tile (decode.cuh); every format
+  middle,       // wgmma, bf16, four warpgroups, up to 32 tokens per tile (prefill.cuh); 4-bit floats
+  prefill,      // wgmma, bf16, two warpgroups, up to 128 tokens per tile
+  middle_fp8,   // the same two in E4M3; MXFP4 with E4M3 inputs and hidden values
+  prefill_fp8,  // up to 112 tokens per tile
 };
+std::string_view moe_kernel_name(MoeKernel kernel) noexcept;
 
-// From so many (token, expert) pairs per expert on, on average, a format's weights go to `kernel`; the last
-// row that holds counts.
+// From so many (token, expert) pairs per expert on, on average, weights of a format go to `kernel`; the last
+// row that holds counts, none: decode.
 struct MoeThreshold {
   Format format;
+  Hidden inputs;  // of gate and up and of down: what they are quantised to
   float pairs_per_expert;
   MoeKernel kernel;
 };
 std::span<const MoeThreshold> moe_thresholds() noexcept;
 
 // For sizes and formats of p alone, whatever is routed where.
-MoeKernel choose_moe_kernel(const MoeParams& p, Hidden hidden) noexcept;
+MoeKernel choose_moe_kernel(const MoeParams& p) noexcept;
 
 }  // namespace nibble::kernels::cuda::moe
