@@ -86,6 +86,34 @@ class Plan(unittest.TestCase):
             self.assertEqual(answer.code, 0, answer)
             self.assertIn("fits", answer.out)
 
+    def test_moe_backend(self):
+        model = nibble.golden("v3-tiny-nvfp4")
+        for backend, scheme in (("auto", "nvfp4"), ("w4a16", "nvfp4"), ("w4a8", "nvfp4_w4a8"), ("fp8", "fp8_w8a8"),
+                                ("reference", "nvfp4")):
+            plan = nibble.run("plan", model, "--device", "cpu", "--moe-backend", backend, "--json").json
+            self.assertEqual(plan["moe_backend"], f"{backend} ({scheme})")
+            experts = [row["format"] for row in plan["weights"] if row["kind"] == "experts"]
+            self.assertEqual(experts, [scheme.split("_")[0]])
+            self.assertEqual(any("inputs fp8" in kernel for kernel in plan["kernels"]), backend in ("w4a8", "fp8"))
+            text = nibble.run("plan", model, "--device", "cpu", "--moe-backend", backend).out
+            self.assertIn(f"moe backend  {backend} ({scheme})", text)
+
+    def test_moe_backend_without_a_kernel(self):
+        config = nibble.golden("v2lite-tiny") / "config.json"
+        dummy = ("plan", "--device", "cpu", "--load-format", "dummy", "--config", config)
+        for args in (("--experts", "bf16", "--moe-backend", "w4a16"), ("--experts", "fp8", "--moe-backend", "w4a8"),
+                     ("--experts", "mxfp4", "--moe-backend", "fp8")):
+            answer = nibble.run(*dummy, *args)
+            self.assertEqual(answer.code, 3, answer)
+            self.assertIn("supported formats of experts: auto: any; w4a16: mxfp4, nvfp4, int4", answer.err)
+        # Of a checkpoint the stored format counts.
+        answer = nibble.run("run", nibble.golden("v3-tiny-fp8"), "--prompt-tokens", "1", "--device", "cpu", "--moe-backend",
+                            "w4a8")
+        self.assertEqual(answer.code, 3, answer)
+        self.assertIn("experts.0.gate_proj", answer.err)
+        answer = nibble.run("plan", nibble.golden("v3-tiny-fp8"), "--moe-backend", "w4a4")
+        self.assertEqual(answer.code, 2, answer)
+
 
 @unittest.skipUnless(MALFORMED.is_dir(), "no malformed corpus")
 class Malformed(unittest.TestCase):

@@ -36,6 +36,23 @@ class Demo(unittest.TestCase):
         self.assertAlmostEqual(got["perplexity"] / want["perplexity"], 1, delta=1e-3)
         self.assertAlmostEqual(got["bits_per_byte"] / want["bits_per_byte"], 1, delta=1e-3)
 
+    @unittest.skipIf(nibble.SANITIZED, "minutes with sanitizers")
+    def test_moe_backends(self):
+        def perplexity(*args):
+            answer = nibble.run("eval", "ppl", nibble.DEMO, "--text", nibble.DEMO / "valid.txt", "--tokens", 3000,
+                                "--device", "cpu", "--scales", "plain", "--json", *args, timeout=900)
+            self.assertEqual(answer.code, 0, answer)
+            return answer.json["perplexity"]
+        w4a16 = perplexity("--experts", "mxfp4", "--moe-backend", "w4a16")
+        w4a8 = perplexity("--experts", "mxfp4", "--moe-backend", "w4a8")
+        self.assertEqual(perplexity("--experts", "mxfp4"), w4a16)
+        self.assertEqual(perplexity("--experts", "mxfp4_w4a8"), w4a8)
+        self.assertEqual(perplexity("--experts", "mxfp4_w4a8", "--moe-backend", "w4a16"), w4a16)
+        self.assertNotEqual(w4a8, w4a16)
+        self.assertAlmostEqual(w4a8 / w4a16, 1, delta=5e-3)
+        self.assertAlmostEqual(perplexity("--experts", "mxfp4", "--moe-backend", "reference") / w4a16, 1, delta=1e-3)
+        self.assertEqual(perplexity("--moe-backend", "fp8"), perplexity("--experts", "fp8_w8a8"))
+
     def test_inspect_says_what_is_left_out(self):
         info = nibble.run("inspect", nibble.DEMO, "--json").json
         self.assertEqual(info["model_type"], "deepseek_v3")

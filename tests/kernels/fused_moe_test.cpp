@@ -1,6 +1,8 @@
 // fused_moe on every tier and format, with all kinds of routes.
 #include <gtest/gtest.h>
 
+#include "quant/activations.h"
+#include "quant/float8.h"
 #include "tests/kernels/expect.h"
 #include "tests/kernels/host_tensor.h"
 #include "tests/kernels/matrices.h"
@@ -45,6 +47,42 @@ Experts random_experts(Device& device, Random& random, quant::WeightFormat forma
           .down = random_groups(device, random, format, kExperts, k, n)};
 }
 
+float rounded_to_e4m3(double value, double scale) {
+  const auto code = quant::float_to_e4m3_saturated(static_cast<float>(value / scale));
+  return quant::e4m3_to_float(code);
+}
+
+// Hidden values in E4M3 groups of 128. A value whose bounds reach across a rounding boundary, of its own or
+// by way of the group's scale, may come out on either side.
+std::vector<Bounded> quantised_fp8(const std::vector<Bounded>& hidden) {
+  constexpr std::size_t kGroup = 128;
+  std::vector<Bounded> result;
+  for (std::size_t begin = 0; begin < hidden.size(); begin += kGroup) {
+    const std::size_t end = std::min(begin + kGroup, hidden.size());
+    double low = 1e-12;
+    double high = 1e-12;
+    double middle = 1e-12;
+    for (std::size_t i = begin; i < end; ++i) {
+      const double magnitude = std::abs(hidden[i].value);
+      low = std::max(low, magnitude - hidden[i].bound);
+      middle = std::max(middle, magnitude);
+      high = std::max(high, magnitude + hidden[i].bound);
+    }
+    const double scale = middle / 448.0;
+    for (std::size_t i = begin; i < end; ++i) {
+      const double value = static_cast<double>(rounded_to_e4m3(hidden[i].value, scale)) * scale;
+      double bound = 4.0 * kEpsF32 * std::abs(value);
+      for (const double s : {low / 448.0 * (1.0 - 0x1p-22), high / 448.0 * (1.0 + 0x1p-22)}) {
+        for (const double v : {hidden[i].value - hidden[i].bound, hidden[i].value + hidden[i].bound}) {
+          bound = std::max(bound, std::abs(static_cast<double>(rounded_to_e4m3(v, s)) * s - value));
+        }
+      }
+      result.push_back({.value = value, .bound = bound});
+    }
+  }
+  return result;
+}
+
 std::vector<Bounded> expected_output(const Experts& experts, const Routes& routes, std::span<const float> x,
                                      std::span<const float> y_before, bool bf16_products) {
   const std::int64_t n = experts.gate.packed.shape.n;
@@ -60,6 +98,7 @@ std::vector<Bounded> expected_output(const Experts& experts, const Routes& route
     const auto up = product(row, experts.up.weights[e], 1, n, k, bf16_products);
     std::vector<Bounded> hidden;
     for (std::size_t j = 0; j < gate.size(); ++j) hidden.push_back(gated(gate[j], up[j]));
+    if (experts.down.packed.shape.activations == quant::ActivationFormat::fp8) hidden = quantised_fp8(hidden);
     const auto down = product(hidden, experts.down.weights[e], 1, k, n, bf16_products);
     for (std::size_t c = 0; c < down.size(); ++c) {
       Bounded& sum = y[token * static_cast<std::size_t>(k) + c];
@@ -91,16 +130,24 @@ class FusedMoeTest : public KernelTest {
                                              .up = experts.up.packed,
                                              .down = experts.down.packed,
                                              .y = y_tensor.view()});
+    if (gpu()) device.exec().memory().download({}, nullptr);  // waits
     EXPECT_TRUE(y_tensor.guards_intact());
     return y_tensor.values();
   }
 
   static void check(Random& random, const Experts& experts, const Routes& routes) {
+    check_on(device(), random, experts, routes);
+  }
+  static void check_on(Device& device, Random& random, const Experts& experts, const Routes& routes) {
     const std::int64_t k = experts.gate.packed.shape.k;
     const std::int64_t m = static_cast<std::int64_t>(routes.ids.size()) / routes.topk;
-    const std::vector<float> x = activations(random, m * k);
+    std::vector<float> x = activations(random, m * k);
+    for (std::int64_t i = 0; i < m; ++i) {
+      quant::quantize_dequantize(experts.gate.packed.shape.activations, x.data() + i * k, k,
+                                 x.data() + i * k);
+    }
     const std::vector<float> y_before = random.floats(m * k);
-    EXPECT_TRUE(within_bounds(run(device(), experts, routes, x, y_before),
+    EXPECT_TRUE(within_bounds(run(device, experts, routes, x, y_before),
                               expected_output(experts, routes, x, y_before, bf16_products())))
         << "m=" << m << " topk=" << routes.topk;
   }
@@ -117,6 +164,44 @@ TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
     for (const std::int64_t m : {0, 1, 2, 3, 17, 66}) {
       for (const std::int32_t topk : {1, 2, 5}) check(random, experts, random_routes(random, m, topk));
     }
+  }
+}
+
+// Enough tokens for each of a backend's kernels; odd numbers of k64 blocks, groups of hidden values that end
+// early.
+TEST_P(FusedMoeTest, QuantisedInputs) {
+  Random random(86);
+  struct Size {
+    std::int64_t n;
+    std::int64_t k;
+  };
+  for (const auto format :
+       {quant::WeightFormat::mxfp4, quant::WeightFormat::nvfp4, quant::WeightFormat::fp8}) {
+    SCOPED_TRACE(quant::format_name(format));
+    for (const Size size : {Size{160, 96}, Size{64, 320}}) {
+      Experts experts = random_experts(device(), random, format, size.n, size.k);
+      for (PackedGroups* groups : {&experts.gate, &experts.up, &experts.down}) {
+        groups->packed.shape.activations = quant::ActivationFormat::fp8;
+      }
+      for (const std::int64_t m : {1, 17, 66, 190}) check(random, experts, random_routes(random, m, 3));
+    }
+  }
+}
+
+TEST_P(FusedMoeTest, ReferenceBackend) {
+  Random random(87);
+  const auto reference = make_device({.kind = gpu() ? DeviceKind::cuda : DeviceKind::cpu,
+                                      .num_threads = 2,
+                                      .isa = GetParam().isa,
+                                      .reference_moe = true});
+  ASSERT_TRUE(reference.ok()) << reference.error().message;
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const bool grouped = row.group_k > 1;
+    Experts experts = random_experts(device(), random, row.format, grouped ? 160 : 45, grouped ? 96 : 50);
+    for (const std::int64_t m : {1, 20}) check_on(**reference, random, experts, random_routes(random, m, 3));
+    experts.down.packed.shape.activations = quant::ActivationFormat::fp8;
+    check_on(**reference, random, experts, random_routes(random, 9, 2));
   }
 }
 
