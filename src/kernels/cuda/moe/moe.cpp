@@ -103,11 +103,14 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
     const RouteSizes sizes =
         route_sizes(pairs, p.num_experts, kernel == MoeKernel::decode ? 1 : shape.tile_tokens / 2);
     plan.max_sorted = sizes.max_sorted;
-    plan.prefill.max_tiles = sizes.max_tiles;
     p.route.num_tiles = pieces.take<std::int32_t>(1);
     p.route.tiles = pieces.take<Tile>(sizes.max_tiles);
     p.route.sorted = pieces.take<std::int32_t>(sizes.max_sorted);
     plan.route_work = pieces.take<std::int32_t>(sizes.work_words);
+    if (kernel != MoeKernel::decode) {
+      p.route.positions = pieces.take<std::int32_t>(pairs);
+      p.route.sorted_weights = pieces.take<float>(sizes.max_sorted);
+    }
   }
   p.h_row = (std::int64_t{p.down.k} + kBlockK - 1) / kBlockK * kBlockK;
   if (kernel == MoeKernel::decode) {
@@ -142,7 +145,8 @@ void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream, unsigned 
   const MoeParams& p = plan.p;
   DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = true};
   if ((parts & kSort) != 0 && p.route.tiles != nullptr) {
-    launch_route(p.ids, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work, stream);
+    launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work,
+                 stream);
   }
   if ((parts & kFirst) != 0) {
     decode_products_of(p.gate.format).first(p, options, stream);
@@ -164,7 +168,8 @@ void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cud
   const MoeParams& p = plan.p;
   const PrefillProducts& products = prefill_products_of(p.gate.format, shape);
   if ((parts & kSort) != 0) {
-    launch_route(p.ids, p.m * p.topk, p.num_experts, shape.tile_tokens, p.route, plan.route_work, stream);
+    launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, shape.tile_tokens, p.route, plan.route_work,
+                 stream);
     (shape.fp8 ? launch_prefill_gather_fp8 : launch_prefill_gather)(plan.prefill, stream);
   }
   if ((parts & kFirst) != 0) products.first(plan.prefill, num_sms, stream);

@@ -21,7 +21,11 @@ struct Tile {
 struct Route {
   std::int32_t* num_tiles;  // [1]
   Tile* tiles;              // [max_tiles]
-  std::int32_t* sorted;  // [max_sorted] slots; an expert's entries begin at a multiple of kAlign, gaps are -1
+  // [max_sorted] slots; an expert's entries begin at a multiple of kRouteAlign, gaps are -1
+  std::int32_t* sorted;
+  // For prefill, else null: the entry of each slot, -1 = none; and the routing weight of each entry.
+  std::int32_t* positions;  // [num_slots]
+  float* sorted_weights;    // [max_sorted]
 };
 
 struct MoeParams {

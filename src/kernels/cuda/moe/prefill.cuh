@@ -10,60 +10,63 @@
 namespace nibble::kernels::cuda::moe {
 
 template <Format F, Input I, bool kFirst, int G, int kN>
-__device__ __forceinline__ void run_unit(const PrefillParams& params, const PrefillContext& c, int unit,
-                                         ComputeCursor<BlockShape<F, I, G>>& w, GroupMaxima& maxima) {
-  const Tile tile = c.tiles[unit / c.row_units];
+__device__ __forceinline__ void run_unit(const PrefillParams& params, const PrefillContext& c,
+                                         const Tile& tile, int row_unit,
+                                         ComputeCursor<BlockShape<F, I, G>>& w, const GroupScales& groups) {
+  const int row_tiles[2] = {prefill_row_tile<kFirst, G>(row_unit, w.warp, 0),
+                            prefill_row_tile<kFirst, G>(row_unit, w.warp, 1)};
+  // Asked for before they are needed: memory is busy.
+  float factors[2][2];
+  prefill_factors(c, tile.expert, row_tiles, w.lane, factors);
+  LaneSlots<kN> tokens;
+  if constexpr (!kFirst) tokens.load(params.p.route, tile, w.lane);
   float acc[2][kN / 2] = {};
   if constexpr (I == Input::bf16) {
     multiply_bf16<F, G, kN>(c, w, padded_tokens(tile) / kAtomTokens, acc);
   } else {
     multiply_fp8<G, kN>(c, w, acc);
   }
-  const int row_unit = unit % c.row_units;
-  const int row_tiles[2] = {prefill_row_tile<kFirst, G>(row_unit, w.warp, 0),
-                            prefill_row_tile<kFirst, G>(row_unit, w.warp, 1)};
-  float factors[2][2];
-  prefill_factors(c, tile.expert, row_tiles, w.lane, factors);
   if constexpr (kFirst) {
     gate_values<kN>(acc, factors);
-    write_hidden<I, kN>(params, tile, row_tiles[0], w.warp, w.lane, maxima, acc[0]);
+    write_hidden<I, kN>(params, tile, row_tiles[0], w.warp, w.lane, groups, acc[0]);
   } else {
-    write_partial<kN>(params, tile, row_tiles[0], w.lane, acc, factors);
+    write_partial<kN>(params.p, tokens, row_tiles[0], w.lane, acc, factors);
   }
 }
 
 // The computing warps: units with the narrowest product that holds their tokens.
 template <Format F, Input I, bool kFirst, int G>
 __device__ __forceinline__ void compute_units(const PrefillParams& params, const PrefillContext& c,
-                                              ComputeCursor<BlockShape<F, I, G>>& w, GroupMaxima& maxima) {
-  for (int unit = static_cast<int>(blockIdx.x); unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
-    const int size = (c.tiles[unit / c.row_units].count + 15) / 16;
+                                              ComputeCursor<BlockShape<F, I, G>>& w,
+                                              const GroupScales& groups) {
+  for (UnitCursor at(c); !at.done(); at.advance()) {
+    const Tile tile = at.take();
+    const int row_unit = at.row_unit();
+    const int size = (tile.count + 15) / 16;
     if constexpr (G == 2) {
       switch (size) {
         case 1:
-        case 2: run_unit<F, I, kFirst, G, 32>(params, c, unit, w, maxima); break;
-        case 3: run_unit<F, I, kFirst, G, 48>(params, c, unit, w, maxima); break;
-        case 4: run_unit<F, I, kFirst, G, 64>(params, c, unit, w, maxima); break;
+        case 2: run_unit<F, I, kFirst, G, 32>(params, c, tile, row_unit, w, groups); break;
+        case 3: run_unit<F, I, kFirst, G, 48>(params, c, tile, row_unit, w, groups); break;
+        case 4: run_unit<F, I, kFirst, G, 64>(params, c, tile, row_unit, w, groups); break;
         case 5:
-        case 6: run_unit<F, I, kFirst, G, 96>(params, c, unit, w, maxima); break;
-        case 7: run_unit<F, I, kFirst, G, 112>(params, c, unit, w, maxima); break;
+        case 6: run_unit<F, I, kFirst, G, 96>(params, c, tile, row_unit, w, groups); break;
+        case 7: run_unit<F, I, kFirst, G, 112>(params, c, tile, row_unit, w, groups); break;
         default:
-          if constexpr (I == Input::bf16) run_unit<F, I, kFirst, G, 128>(params, c, unit, w, maxima);
+          if constexpr (I == Input::bf16)
+            run_unit<F, I, kFirst, G, 128>(params, c, tile, row_unit, w, groups);
           break;
       }
     } else if (size == 1) {
-      run_unit<F, I, kFirst, G, 16>(params, c, unit, w, maxima);
+      run_unit<F, I, kFirst, G, 16>(params, c, tile, row_unit, w, groups);
     } else {
-      run_unit<F, I, kFirst, G, 32>(params, c, unit, w, maxima);
+      run_unit<F, I, kFirst, G, 32>(params, c, tile, row_unit, w, groups);
     }
   }
 }
 
 template <class B, int G>
 __device__ void prepare_shared(std::byte* shared, bool clear_weights) {
-  for (int i = static_cast<int>(threadIdx.x); i < B::kMaxima / 4; i += B::kThreads) {
-    reinterpret_cast<unsigned*>(shared + B::kMaximaAt)[i] = 0;
-  }
   // The last stage of E4M3 products may be half filled: what is decoded instead must be finite.
   for (int i = static_cast<int>(threadIdx.x); clear_weights && i < B::kDepth * B::kStageScales / 4;
        i += B::kThreads) {
@@ -112,8 +115,9 @@ __global__ void __launch_bounds__(BlockShape<F, I, G>::kThreads, 1)
     raise_registers<B::kComputeRegisters>();
     ComputeCursor<B> w{
         .shared = shared_address(shared), .memory = shared, .warp = warp, .lane = lane, .at = {}};
-    GroupMaxima maxima{.data = reinterpret_cast<unsigned*>(shared + B::kMaximaAt), .pairs = G / 2};
-    compute_units<F, I, kFirst, G>(params, c, w, maxima);
+    const GroupScales groups{.maxima = reinterpret_cast<unsigned*>(shared + B::kMaximaAt),
+                             .scales = reinterpret_cast<float2*>(shared + B::kGroupScalesAt)};
+    compute_units<F, I, kFirst, G>(params, c, w, groups);
   }
 }
 

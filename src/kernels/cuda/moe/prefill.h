@@ -22,7 +22,6 @@ struct PrefillParams {
   float* x_scales;  // E4M3 only
   std::byte* h;     // hidden values
   float* h_scales;
-  std::int64_t max_tiles;  // entries of p.route.tiles
 };
 
 // x, gathered and rounded to bf16, or quantised to E4M3 with a scale per 128 columns.

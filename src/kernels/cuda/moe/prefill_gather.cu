@@ -9,7 +9,6 @@ namespace nibble::kernels::cuda::moe {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPanelsPerBlock = 16;
 constexpr int kPieces = kPanelBytes / kPieceBytes;
 constexpr unsigned kAll = 0xFFFFFFFFU;
 
@@ -51,39 +50,86 @@ __device__ __forceinline__ uint4 quantize_piece(const float (&v)[16], float& sca
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Tile blockIdx.x, kPanelsPerBlock panels; a thread makes a piece at a time.
+// Where the pieces of one of a token's copies go.
+struct Destination {
+  std::int64_t begin;       // of the token's first panel
+  std::int32_t panel_step;  // bytes between panels
+  std::int32_t row;         // of its atom
+  std::int64_t scales;      // index of its first scale
+  std::int32_t scale_step;
+};
+
+// The tile that holds an entry of the sorted list: the last that begins at it or before.
+__device__ Tile find_tile(const Route& route, int position) {
+  int low = 0;
+  int high = *route.num_tiles - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (route.tiles[middle].begin <= position) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return route.tiles[low];
+}
+
+__device__ Destination find_destination(const Route& route, int position, int panels) {
+  const Tile tile = find_tile(route, position);
+  const int token = position - tile.begin;
+  return {.begin = piece_offset(tile, panels, 0, token, 0) - token % kAtomTokens * kPieceBytes,
+          .panel_step = padded_tokens(tile) / kAtomTokens * kAtomBytes,
+          .row = token % kAtomTokens,
+          .scales = scale_offset(tile, panels, 0, token),
+          .scale_step = padded_tokens(tile)};
+}
+
+constexpr int kSlotsAtOnce = 32;
+
+// One token: its pieces are made once and stored for each of its experts.
 template <Input I, bool kVectors>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ PrefillParams params) {
   constexpr int kColumns = I == Input::bf16 ? 8 : 16;  // of a piece
+  __shared__ Destination destinations[kSlotsAtOnce];
+  __shared__ int count;
   wait_for_earlier_kernels();
   let_next_kernel_start();
   const MoeParams& p = params.p;
-  if (static_cast<int>(blockIdx.x) >= *p.route.num_tiles) return;
-  const Tile tile = p.route.tiles[blockIdx.x];
+  const int token = static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
   const int panels = num_panels<I>(p.gate);
-  const int first = static_cast<int>(blockIdx.y) * kPanelsPerBlock;
-  const int pieces = (min(panels, first + kPanelsPerBlock) - first) * kPieces;
-  // Whole warps stay in the loop: lanes exchange.
-  const int total = pieces * tile.count;
-  for (int begin = 0; begin < total; begin += kThreads) {
-    const int i = begin + static_cast<int>(threadIdx.x);
-    const int token = min(i, total - 1) / pieces;
-    const int piece = min(i, total - 1) % pieces;
-    const int panel = first + piece / kPieces;
-    const float* x = p.x + std::int64_t{p.route.sorted[tile.begin + token] / p.topk} * p.x_stride;
-    float v[kColumns];
-    load_columns<kVectors>(x, panel * kPieces * kColumns + piece % kPieces * kColumns, p.gate.k, v);
-    uint4 out;
-    float scale = 0.0F;
-    if constexpr (I == Input::bf16) {
-      out = round_piece(v);
-    } else {
-      out = quantize_piece(v, scale);
+  const float* x = p.x + token * p.x_stride;
+  for (int first = 0; first < p.topk; first += kSlotsAtOnce) {
+    __syncthreads();
+    if (thread == 0) count = 0;
+    __syncthreads();
+    if (thread < min(kSlotsAtOnce, p.topk - first)) {
+      const int position = p.route.positions[token * p.topk + first + thread];
+      if (position >= 0) destinations[atomicAdd(&count, 1)] = find_destination(p.route, position, panels);
     }
-    if (i >= total) continue;
-    *reinterpret_cast<uint4*>(params.x + piece_offset(tile, panels, panel, token, piece % kPieces)) = out;
-    if (I == Input::fp8 && piece % kPieces == 0)
-      params.x_scales[scale_offset(tile, panels, panel, token)] = scale;
+    __syncthreads();
+    // Whole warps stay in the loop: the eight lanes of a panel exchange.
+    for (int i = thread; i / kWarp * kWarp < panels * kPieces; i += kThreads) {
+      const int panel = i / kPieces;
+      const int piece = i % kPieces;
+      float v[kColumns];
+      load_columns<kVectors>(x, i * kColumns, p.gate.k, v);
+      uint4 out;
+      float scale = 0.0F;
+      if constexpr (I == Input::bf16) {
+        out = round_piece(v);
+      } else {
+        out = quantize_piece(v, scale);
+      }
+      if (panel >= panels) continue;
+      for (int j = 0; j < count; ++j) {
+        const Destination& to = destinations[j];
+        std::byte* at = params.x + to.begin + std::int64_t{panel} * to.panel_step;
+        *reinterpret_cast<uint4*>(at + (piece ^ to.row) * kPieceBytes) = out;
+        if (I == Input::fp8 && piece == 0)
+          params.x_scales[to.scales + std::int64_t{panel} * to.scale_step] = scale;
+      }
+    }
   }
 }
 
@@ -91,11 +137,8 @@ template <Input I>
 void launch(const PrefillParams& params, cudaStream_t stream) {
   const MoeParams& p = params.p;
   const bool vectors = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
-  const int panels = I == Input::bf16 ? p.gate.num_blocks : (p.gate.num_blocks + 1) / 2;
-  const dim3 grid(static_cast<unsigned>(params.max_tiles),
-                  static_cast<unsigned>((panels + kPanelsPerBlock - 1) / kPanelsPerBlock));
-  launch_overlapped(vectors ? gather_kernel<I, true> : gather_kernel<I, false>, grid, kThreads, 0, stream,
-                    params);
+  launch_overlapped(vectors ? gather_kernel<I, true> : gather_kernel<I, false>,
+                    dim3(static_cast<unsigned>(p.m)), kThreads, 0, stream, params);
 }
 
 }  // namespace

@@ -12,9 +12,7 @@ namespace nibble::kernels::cuda::moe {
 
 inline constexpr int kGroupTiles = 4;   // row tiles of one wgmma
 inline constexpr int kStageBlocks = 2;  // k64 blocks of a ring stage
-inline constexpr int kGroupRows = 128;  // hidden values that share a scale
 inline constexpr int kFillWarps = 4;
-inline constexpr int kMaxBuffers = 3;  // of group maxima
 
 // A block of G computing warpgroups and one that fills: more where few tokens leave registers free and memory
 // is the limit. Each computing warp has a row tile of either half of a unit.
@@ -40,15 +38,18 @@ struct BlockShape {
   static constexpr int kStageScales = kUnitTiles * kSlotScales;
   static constexpr int kStageTokenScales = I == Input::fp8 ? kTileTokens * 4 : 0;
   static constexpr int kStageBytes = kStageTokens + kStageCodes + kStageScales + kStageTokenScales;
-  static constexpr int kMaxima = kMaxBuffers * (G / 2) * kPrefillTileTokens * 4;
+  // Of hidden values: a word per warp and token, two floats per pair of warpgroups and token.
+  static constexpr int kMaxima = kWarps * kPrefillTileTokens * 4;
+  static constexpr int kGroupScales = G / 2 * kPrefillTileTokens * 8;
   static constexpr int kSharedLimit = 232448;
-  static constexpr int kDepth = (kSharedLimit - kMaxima - 1024) / kStageBytes;
+  static constexpr int kDepth = (kSharedLimit - kMaxima - kGroupScales - 256) / kStageBytes;
   // Offsets into shared memory.
   static constexpr int kCodes = kDepth * kStageTokens;
   static constexpr int kScales = kCodes + kDepth * kStageCodes;
   static constexpr int kTokenScales = kScales + kDepth * kStageScales;
   static constexpr int kMaximaAt = kTokenScales + kDepth * kStageTokenScales;
-  static constexpr int kBars = kMaximaAt + kMaxima;
+  static constexpr int kGroupScalesAt = kMaximaAt + kMaxima;
+  static constexpr int kBars = kGroupScalesAt + kGroupScales;
   static constexpr int kBytes = kBars + 2 * kDepth * 8;
   static_assert(kBytes <= kSharedLimit);
 };
@@ -64,6 +65,30 @@ struct PrefillContext {
   int panels;
   int row_units;
   int num_units;
+};
+
+// The block's units in turn; the tile of the next one is asked for early.
+struct UnitCursor {
+  const PrefillContext& c;
+  int unit;
+  Tile next;
+
+  __device__ __forceinline__ explicit UnitCursor(const PrefillContext& context)
+      : c(context), unit(static_cast<int>(blockIdx.x)), next(tile_of(unit)) {}
+  [[nodiscard]] __device__ __forceinline__ bool done() const { return unit >= c.num_units; }
+  [[nodiscard]] __device__ __forceinline__ int row_unit() const { return unit % c.row_units; }
+  // This unit's tile, once.
+  __device__ __forceinline__ Tile take() {
+    const Tile tile = next;
+    next = tile_of(unit + static_cast<int>(gridDim.x));
+    return tile;
+  }
+  __device__ __forceinline__ void advance() { unit += static_cast<int>(gridDim.x); }
+
+ private:
+  [[nodiscard]] __device__ __forceinline__ Tile tile_of(int number) const {
+    return number < c.num_units ? c.tiles[number / c.row_units] : Tile{};
+  }
 };
 
 // Row tile of a warp's half.
@@ -164,9 +189,9 @@ __device__ void fill_ring(const PrefillContext& c, std::uint32_t shared, int war
   FillSlots<F, kFirst, G> slots;
   RingPosition<B::kDepth> to;
   int filled = 0;
-  for (int unit = static_cast<int>(blockIdx.x); unit < c.num_units; unit += static_cast<int>(gridDim.x)) {
-    const Tile tile = c.tiles[unit / c.row_units];
-    slots.locate(c, tile.expert, unit % c.row_units, warp, lane);
+  for (UnitCursor at(c); !at.done(); at.advance()) {
+    const Tile tile = at.take();
+    slots.locate(c, tile.expert, at.row_unit(), warp, lane);
     const int atoms = padded_tokens(tile) / kAtomTokens;
     const std::byte* tokens = c.tokens + std::int64_t{tile.begin} / kAtomTokens * c.panels * kAtomBytes;
     const float* token_scales = c.token_scales + std::int64_t{tile.begin} * c.panels;

@@ -33,86 +33,118 @@ __device__ __forceinline__ void gate_values(float (&acc)[2][kN / 2], const float
   }
 }
 
-// The largest magnitudes of kGroupRows hidden values of every token, found by two warpgroups together. As
-// bits: those of NaN are the largest.
-struct GroupMaxima {
-  unsigned* data;  // [kMaxBuffers][pairs of warpgroups][tokens]
-  int pairs;
-  int pass = 0;
-
-  [[nodiscard]] __device__ __forceinline__ unsigned* buffer(int number, int pair) const {
-    return data + (number % kMaxBuffers * pairs + pair) * kPrefillTileTokens;
-  }
+// Of 128 hidden values, which two warpgroups make together: every warp's largest magnitude of each
+// token, and what becomes of them, the scale and its inverse.
+struct GroupScales {
+  unsigned*
+      maxima;  // [pairs of warpgroups][kGroupWarps][kPrefillTileTokens], bits: those of NaN are the largest
+  float2* scales;  // [pairs of warpgroups][kPrefillTileTokens]
 };
+inline constexpr int kGroupWarps = 2 * kGroupTiles;
 
-template <int kN>
-__device__ __forceinline__ void find_maxima(GroupMaxima& m, int warp, int lane, const float (&h)[kN / 2]) {
-  const int pair = warp / (2 * kGroupTiles);
-  unsigned* maxima = m.buffer(m.pass, pair);
-#pragma unroll
-  for (int j = 0; j < kN / 8; ++j) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      unsigned top =
-          max(__float_as_uint(h[4 * j + i]) & 0x7FFFFFFFU, __float_as_uint(h[4 * j + 2 + i]) & 0x7FFFFFFFU);
-#pragma unroll
-      for (int d = 4; d < kWarp; d *= 2) top = max(top, __shfl_xor_sync(0xFFFFFFFFU, top, d));
-      if (lane < 4) atomicMax(maxima + 8 * j + 2 * lane + i, top);
-    }
-  }
-  constexpr int kPairThreads = 2 * kGroupTiles * kWarp;
+__device__ __forceinline__ void pair_barrier(int pair) {
   if (pair == 0) {
-    barrier_sync<1, kPairThreads>();
+    barrier_sync<1, kGroupWarps * kWarp>();
   } else {
-    barrier_sync<2, kPairThreads>();
+    barrier_sync<2, kGroupWarps * kWarp>();
   }
-  // The next pass but one's: everybody has read it two passes ago, and nobody adds to it before the next
-  // barrier.
-  const int thread = warp % (2 * kGroupTiles) * kWarp + lane;
-  if (thread < kPrefillTileTokens) m.buffer(m.pass + 2, pair)[thread] = 0;
+}
+
+// The largest of eight lanes' (4 apart) values, for eight values: lane g of the eight gets value
+// (g & 1) * 4 + (g & 2) + (g >> 2).
+__device__ __forceinline__ unsigned max_of_rows(const unsigned (&values)[8], int lane) {
+  unsigned four[4];
+  unsigned two[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const bool upper = (lane & 4) != 0;
+    const unsigned other = __shfl_xor_sync(0xFFFFFFFFU, upper ? values[i] : values[i + 4], 4);
+    four[i] = max(upper ? values[i + 4] : values[i], other);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const bool upper = (lane & 8) != 0;
+    const unsigned other = __shfl_xor_sync(0xFFFFFFFFU, upper ? four[i] : four[i + 2], 8);
+    two[i] = max(upper ? four[i + 2] : four[i], other);
+  }
+  const bool upper = (lane & 16) != 0;
+  const unsigned other = __shfl_xor_sync(0xFFFFFFFFU, upper ? two[0] : two[1], 16);
+  return max(upper ? two[1] : two[0], other);
+}
+
+// The scales of this warp's group: [token]{scale, inverse}.
+template <int kN>
+__device__ __forceinline__ const float2* find_scales(const GroupScales& g, int warp, int lane,
+                                                     const float (&h)[kN / 2]) {
+  const int pair = warp / kGroupWarps;
+  unsigned* maxima = g.maxima + pair * kGroupWarps * kPrefillTileTokens;
+  const int own = (lane >> 2 & 1) * 4 + (lane >> 2 & 2) + (lane >> 4);  // of max_of_rows
+#pragma unroll
+  for (int first = 0; first < kN / 8; first += 4) {
+    unsigned tops[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int at = 4 * (first + i / 2) + i % 2;
+      tops[i] = first + i / 2 < kN / 8 ? max(__float_as_uint(h[at % (kN / 2)]) & 0x7FFFFFFFU,
+                                             __float_as_uint(h[(at + 2) % (kN / 2)]) & 0x7FFFFFFFU)
+                                       : 0;
+    }
+    const unsigned top = max_of_rows(tops, lane);
+    const int token = 8 * (first + own / 2) + lane % 4 * 2 + own % 2;
+    if (token < kN) maxima[warp % kGroupWarps * kPrefillTileTokens + token] = top;
+  }
+  pair_barrier(pair);
+  const int token = warp % kGroupWarps * kWarp + lane;
+  if (token < kN) {
+    unsigned top = 0;
+#pragma unroll
+    for (int i = 0; i < kGroupWarps; ++i) top = max(top, maxima[i * kPrefillTileTokens + token]);
+    const float scale = fp8_scale(__uint_as_float(top));
+    g.scales[pair * kPrefillTileTokens + token] = make_float2(scale, 1.0F / scale);
+  }
+  pair_barrier(pair);
+  return g.scales + pair * kPrefillTileTokens;
 }
 
 // Hidden values, E4M3 with scales. Lanes of neighbouring rows swap tokens so that each stores four columns.
 template <int kN>
 __device__ __forceinline__ void write_hidden_fp8(const PrefillParams& params, const Tile& tile, int row_tile,
-                                                 int warp, int lane, const unsigned* maxima,
-                                                 const float (&h)[kN / 2]) {
+                                                 int lane, const float2* scales, const float (&h)[kN / 2]) {
   const int panels = num_panels<Input::fp8>(params.p.down);
   const int panel = row_tile / 8;
   if (panel >= panels) return;
   const bool odd = lane / 4 % 2 != 0;
   const int first_token = lane % 4 * 2 + static_cast<int>(odd);
   std::byte* out = params.h + lane / 8 * 4 + piece_offset(tile, panels, panel, first_token, row_tile % 8);
-  float* scales = params.h_scales + scale_offset(tile, panels, panel, first_token);
+  float* out_scales = params.h_scales + scale_offset(tile, panels, panel, first_token);
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
-    const uint2 tops = *reinterpret_cast<const uint2*>(maxima + 8 * j + lane % 4 * 2);
-    const float scale[2] = {fp8_scale(__uint_as_float(tops.x)), fp8_scale(__uint_as_float(tops.y))};
-    std::uint32_t codes[2];  // of rows g and g + 8, by token
-#pragma unroll
-    for (int i = 0; i < 2; ++i) codes[i] = fp8_pair(h[4 * j + i], h[4 * j + 2 + i], 1.0F / scale[i]);
+    const float4 scale = *reinterpret_cast<const float4*>(scales + 8 * j + lane % 4 * 2);
+    // Codes of rows g and g + 8, by token.
+    const std::uint32_t codes[2] = {fp8_pair(h[4 * j], h[4 * j + 2], scale.y),
+                                    fp8_pair(h[4 * j + 1], h[4 * j + 3], scale.w)};
     const std::uint32_t other = __shfl_xor_sync(0xFFFFFFFFU, odd ? codes[0] : codes[1], 4);
     const std::uint32_t word =
         odd ? __byte_perm(other, codes[1], 0x5140) : __byte_perm(codes[0], other, 0x5140);
     if (8 * j + first_token >= tile.count) continue;
     *reinterpret_cast<std::uint32_t*>(out + j * kAtomBytes) = word;
-    if (row_tile % 8 == 0 && lane / 8 == 0) scales[8 * j] = odd ? scale[1] : scale[0];
+    if (row_tile % 8 == 0 && lane / 8 == 0) out_scales[8 * j] = odd ? scale.z : scale.x;
   }
 }
 
-// The same as bf16; `maxima`: rounded to what E4M3 holds before, or null.
+// The same as bf16, rounded before to what E4M3 holds if there are scales.
 template <int kN>
 __device__ __forceinline__ void write_hidden_bf16(const PrefillParams& params, const Tile& tile, int row_tile,
-                                                  int lane, const unsigned* maxima, float (&h)[kN / 2]) {
+                                                  int lane, const float2* scales, float (&h)[kN / 2]) {
   const int panels = num_panels<Input::bf16>(params.p.down);
   const int panel = row_tile / kGroupTiles;
   if (panel >= panels) return;
-  if (maxima != nullptr) {
+  if (scales != nullptr) {
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) {
-      const float scale = fp8_scale(__uint_as_float(maxima[i / 4 * 8 + lane % 4 * 2 + i % 2]));
-      const auto code = static_cast<__nv_fp8_storage_t>(fp8_pair(h[i], 0.0F, 1.0F / scale));
-      h[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3))) * scale;
+      const float2 scale = scales[i / 4 * 8 + lane % 4 * 2 + i % 2];
+      const auto code = static_cast<__nv_fp8_storage_t>(fp8_pair(h[i], 0.0F, scale.y));
+      h[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3))) * scale.x;
     }
   }
   const bool odd = lane / 4 % 2 != 0;
@@ -137,34 +169,37 @@ __device__ __forceinline__ void write_hidden_bf16(const PrefillParams& params, c
 
 template <Input I, int kN>
 __device__ __forceinline__ void write_hidden(const PrefillParams& params, const Tile& tile, int row_tile,
-                                             int warp, int lane, GroupMaxima& maxima, float (&h)[kN / 2]) {
-  const bool quantizes = I == Input::fp8 || params.p.hidden == Hidden::fp8;
-  if (quantizes) find_maxima<kN>(maxima, warp, lane, h);
-  const unsigned* found = quantizes ? maxima.buffer(maxima.pass, warp / (2 * kGroupTiles)) : nullptr;
+                                             int warp, int lane, const GroupScales& groups,
+                                             float (&h)[kN / 2]) {
   if constexpr (I == Input::fp8) {
-    write_hidden_fp8<kN>(params, tile, row_tile, warp, lane, found, h);
+    write_hidden_fp8<kN>(params, tile, row_tile, lane, find_scales<kN>(groups, warp, lane, h), h);
   } else {
-    write_hidden_bf16<kN>(params, tile, row_tile, lane, found, h);
+    const float2* scales = params.p.hidden == Hidden::fp8 ? find_scales<kN>(groups, warp, lane, h) : nullptr;
+    write_hidden_bf16<kN>(params, tile, row_tile, lane, scales, h);
   }
-  ++maxima.pass;
 }
 
+// Slot and routing weight of a tile's tokens: lane l has those of l, l + 32, ...
 template <int kN>
-__device__ __forceinline__ void write_partial(const PrefillParams& params, const Tile& tile, int row_tile,
+struct LaneSlots {
+  static constexpr int kLoads = (kN + kWarp - 1) / kWarp;
+  int slots[kLoads];  // -1 past the last token
+  float weights[kLoads];
+
+  __device__ __forceinline__ void load(const Route& route, const Tile& tile, int lane) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int token = i * kWarp + lane;
+      slots[i] = token < tile.count ? route.sorted[tile.begin + token] : -1;
+      weights[i] = token < tile.count ? route.sorted_weights[tile.begin + token] : 0.0F;
+    }
+  }
+};
+
+template <int kN>
+__device__ __forceinline__ void write_partial(const MoeParams& p, const LaneSlots<kN>& tokens, int row_tile,
                                               int lane, const float (&acc)[2][kN / 2],
                                               const float (&factors)[2][2]) {
-  const MoeParams& p = params.p;
-  // Slot and weight of tokens lane, lane + 32, ...
-  constexpr int kLoads = (kN + kWarp - 1) / kWarp;
-  int slots[kLoads];
-  float weights[kLoads];
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    const int token = i * kWarp + lane;
-    slots[i] = token < tile.count ? p.route.sorted[tile.begin + token] : -1;
-  }
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) weights[i] = slots[i] >= 0 ? p.weights[slots[i]] : 0.0F;
   const int row = row_tile * kTileRows + lane / 4;
   constexpr int kHalfRows = kGroupTiles * kTileRows;
   float* out = p.partial + row;
@@ -173,8 +208,8 @@ __device__ __forceinline__ void write_partial(const PrefillParams& params, const
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int from = j % 4 * 8 + lane % 4 * 2 + i;
-      const int slot = __shfl_sync(0xFFFFFFFFU, slots[j / 4], from);
-      const float weight = __shfl_sync(0xFFFFFFFFU, weights[j / 4], from);
+      const int slot = __shfl_sync(0xFFFFFFFFU, tokens.slots[j / 4], from);
+      const float weight = __shfl_sync(0xFFFFFFFFU, tokens.weights[j / 4], from);
       if (slot < 0) continue;
       float* of_slot = out + std::int64_t{slot} * p.down.n;
 #pragma unroll

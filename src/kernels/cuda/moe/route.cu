@@ -95,18 +95,23 @@ __global__ void __launch_bounds__(kScanThreads)
 }
 
 __global__ void __launch_bounds__(kChunk)
-    scatter_kernel(const std::int32_t* ids, int num_slots, int num_experts, const std::int32_t* positions,
-                   std::int32_t* sorted) {
+    scatter_kernel(const std::int32_t* ids, const float* weights, int num_slots, int num_experts,
+                   const std::int32_t* positions, Route route) {
   __shared__ std::int32_t chunk[kChunk];
   const int thread = static_cast<int>(threadIdx.x);
   const int slot = static_cast<int>(blockIdx.x) * kChunk + thread;
   const std::int32_t id = slot < num_slots ? ids[slot] : -1;
   chunk[thread] = id;
   __syncthreads();
-  if (id < 0) return;
-  int rank = 0;
-  for (int i = 0; i < thread; ++i) rank += static_cast<int>(chunk[i] == id);
-  sorted[positions[std::int64_t{blockIdx.x} * num_experts + id] + rank] = slot;
+  int position = -1;
+  if (id >= 0) {
+    int rank = 0;
+    for (int i = 0; i < thread; ++i) rank += static_cast<int>(chunk[i] == id);
+    position = positions[std::int64_t{blockIdx.x} * num_experts + id] + rank;
+    route.sorted[position] = slot;
+    if (route.sorted_weights != nullptr) route.sorted_weights[position] = weights[slot];
+  }
+  if (route.positions != nullptr && slot < num_slots) route.positions[slot] = position;
 }
 
 }  // namespace
@@ -119,14 +124,15 @@ RouteSizes route_sizes(std::int64_t num_slots, std::int64_t num_experts, std::in
           .work_words = chunks * num_experts};
 }
 
-void launch_route(const std::int32_t* ids, std::int32_t num_slots, std::int32_t num_experts,
-                  std::int32_t tile_tokens, const Route& route, std::int32_t* work, cudaStream_t stream) {
+void launch_route(const std::int32_t* ids, const float* weights, std::int32_t num_slots,
+                  std::int32_t num_experts, std::int32_t tile_tokens, const Route& route, std::int32_t* work,
+                  cudaStream_t stream) {
   const int chunks = (num_slots + kChunk - 1) / kChunk;
   const int bytes = num_experts * static_cast<int>(sizeof(std::int32_t));
   cudaFuncSetAttribute(count_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   count_kernel<<<chunks, kChunk, bytes, stream>>>(ids, num_slots, num_experts, work);
   scan_kernel<<<1, kScanThreads, 0, stream>>>(chunks, num_experts, tile_tokens, route, work);
-  scatter_kernel<<<chunks, kChunk, 0, stream>>>(ids, num_slots, num_experts, work, route.sorted);
+  scatter_kernel<<<chunks, kChunk, 0, stream>>>(ids, weights, num_slots, num_experts, work, route);
 }
 
 }  // namespace nibble::kernels::cuda::moe

@@ -21,7 +21,9 @@ struct RouteSizes {
 RouteSizes route_sizes(std::int64_t num_slots, std::int64_t num_experts, std::int32_t tile_tokens);
 
 // Three launches. Stable: an expert's slots stay in ascending order.
-void launch_route(const std::int32_t* ids, std::int32_t num_slots, std::int32_t num_experts,
-                  std::int32_t tile_tokens, const Route& route, std::int32_t* work, cudaStream_t stream);
+// `weights` [num_slots] goes with route.sorted_weights.
+void launch_route(const std::int32_t* ids, const float* weights, std::int32_t num_slots,
+                  std::int32_t num_experts, std::int32_t tile_tokens, const Route& route, std::int32_t* work,
+                  cudaStream_t stream);
 
 }  // namespace nibble::kernels::cuda::moe
