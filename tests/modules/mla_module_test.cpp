@@ -107,8 +107,11 @@ TEST_P(Mla, CacheDtypes) {
     run_step(*mla, random, all, {{0, 30}});
     for (int i = 0; i < 2; ++i) run_step(*mla, random, all, {{0, 1}});
     const std::vector<double> want = mla->reference(all[0].x, 32).value();
-    // A code of eight bits may be its neighbour where float32 and double disagree.
-    const double tolerance = dtype.starts_with("fp8") ? std::max(0.05, GetParam().error) : GetParam().error;
+    // A latent near the middle of two codes takes the other one where sums differ a little; the first rows
+    // attend to few entries, so that nothing averages it out. Steps are 2^-3 and 2^-2 of a value.
+    double tolerance = GetParam().error;
+    if (dtype == "fp8") tolerance = std::max(0.05, 4 * tolerance);
+    if (dtype == "fp8_e5m2") tolerance = std::max(0.1, 6 * tolerance);
     EXPECT_LE(row_error(all[0].y, want, kHidden), tolerance) << dtype;
   }
 }
