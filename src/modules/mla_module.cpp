@@ -20,6 +20,7 @@ using modules::Part;
 
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 20;
 constexpr std::int32_t kMaxTokens = 1 << 24;
+constexpr std::int64_t kMaxPages = 1 << 24;
 
 Status check_between(const char* name, std::int64_t value, std::int64_t min, std::int64_t max) {
   if (value >= min && value <= max) return {};
@@ -111,6 +112,10 @@ Result<MlaSettings> settings_of(const MlaModuleConfig& c, DeviceKind device) {
     return bad_input(
         fmt::format("a cache of {} pages of {} tokens; 2^31 tokens are the most", pages, c.page_size));
   }
+  if (pages > kMaxPages) {
+    return bad_input(fmt::format("a cache of {} pages; {} are the most: use a larger page_size than {}",
+                                 pages, kMaxPages, c.page_size));
+  }
   s.num_pages = static_cast<std::int32_t>(pages);
   return s;
 }
@@ -199,12 +204,18 @@ std::size_t MlaModule::Impl::count_scratch(std::int32_t num_seqs, std::int32_t n
                                 [&](layers::Context& ctx) { launch(ctx, batch, nullptr, nullptr); });
 }
 
+std::int64_t MlaModule::Impl::cache_width() const {
+  return kernels::cache_width(settings.cache_dtype, config.kv_lora_rank, config.qk_rope_head_dim);
+}
+
+std::size_t MlaModule::Impl::cache_bytes() const {
+  const std::int64_t slots = std::int64_t{settings.num_pages} * config.page_size;
+  return static_cast<std::size_t>(slots * cache_width() * dtype_bits(settings.cache_dtype) / 8);
+}
+
 Status MlaModule::Impl::prepare() {
   ModuleDevice::Impl& on = device->impl();
-  const std::int64_t width =
-      kernels::cache_width(settings.cache_dtype, config.kv_lora_rank, config.qk_rope_head_dim);
-  const std::int64_t slots = std::int64_t{settings.num_pages} * config.page_size;
-  const auto bytes = static_cast<std::size_t>(slots * width * dtype_bits(settings.cache_dtype) / 8);
+  const std::size_t bytes = cache_bytes();
   try {
     cache_memory = on.memory().allocate(bytes);
   } catch (const std::bad_alloc&) {
@@ -213,7 +224,8 @@ Status MlaModule::Impl::prepare() {
                     "max_sequences or max_length",
                     settings.num_pages, config.page_size, bytes));
   }
-  cache = make_view(cache_memory.data(), settings.cache_dtype, {slots, width});
+  cache = make_view(cache_memory.data(), settings.cache_dtype,
+                    {std::int64_t{settings.num_pages} * config.page_size, cache_width()});
   rope.build_tables(config.max_length, on.exec());
   const std::int32_t most_seqs = std::min(config.max_sequences, config.max_tokens);
   std::size_t scratch = 0;
@@ -319,6 +331,7 @@ Result<std::unique_ptr<MlaModule>> MlaModule::create(std::shared_ptr<ModuleDevic
     NIB_TRY(const quant::Scheme scheme, quant::find_scheme(config.scheme));
     auto impl = std::make_unique<Impl>(std::move(device), config, settings);
     NIB_TRY_STATUS(set_schemes(*impl, scheme));
+    NIB_TRY_STATUS(modules::check_room(*impl->device->impl().device, impl->matrices(), impl->cache_bytes()));
     NIB_TRY_STATUS(pack_weights(*impl, weights, scheme));
     NIB_TRY_STATUS(impl->prepare());
     return std::unique_ptr<MlaModule>(new MlaModule(std::move(impl)));
@@ -334,6 +347,7 @@ Result<std::unique_ptr<MlaModule>> MlaModule::create_dummy(std::shared_ptr<Modul
     auto impl = std::make_unique<Impl>(std::move(device), config, settings);
     kernels::Device& on = *impl->device->impl().device;
     NIB_TRY_STATUS(set_schemes(*impl, scheme));
+    NIB_TRY_STATUS(modules::check_room(on, impl->matrices(), impl->cache_bytes()));
     NIB_TRY_STATUS(modules::fill_dummy(on, impl->matrices(), seed));
     layers::MlaWeights& w = impl->attention.weights();
     if (w.q_a_layernorm) modules::place_constant(on, w.q_a_layernorm->weight(), 1.0F);

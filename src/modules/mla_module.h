@@ -40,6 +40,8 @@ struct MlaModule::Impl {
     std::int32_t num_tokens = 0;
   };
 
+  [[nodiscard]] std::int64_t cache_width() const;
+  [[nodiscard]] std::size_t cache_bytes() const;
   // Scratch, cache and rope tables.
   Status prepare();
   [[nodiscard]] Result<Sequence*> find(SequenceId sequence);

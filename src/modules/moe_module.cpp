@@ -219,6 +219,7 @@ Result<std::unique_ptr<MoeModule>> MoeModule::create(std::shared_ptr<ModuleDevic
                                                                      : quant::WeightFormat::f32};
     auto impl = std::make_unique<Impl>(std::move(device), config);
     NIB_TRY_STATUS(set_schemes(*impl, routed, shared, router.weights));
+    NIB_TRY_STATUS(modules::check_room(*impl->device->impl().device, impl->matrices(), 0));
     NIB_TRY_STATUS(pack_weights(*impl, weights, routed, shared, router));
     NIB_TRY_STATUS(impl->prepare());
     return std::unique_ptr<MoeModule>(new MoeModule(std::move(impl)));
@@ -235,6 +236,7 @@ Result<std::unique_ptr<MoeModule>> MoeModule::create_dummy(std::shared_ptr<Modul
     auto impl = std::make_unique<Impl>(std::move(device), config);
     kernels::Device& on = *impl->device->impl().device;
     NIB_TRY_STATUS(set_schemes(*impl, routed, shared, quant::WeightFormat::bf16));
+    NIB_TRY_STATUS(modules::check_room(on, impl->matrices(), 0));
     NIB_TRY_STATUS(modules::fill_dummy(on, impl->matrices(), seed));
     if (impl->gate && config.has_correction_bias) {
       modules::place_constant(on, impl->gate->correction_bias(), 0.0F);

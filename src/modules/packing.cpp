@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "engine/host_memory.h"
 #include "quant/encode/encode.h"
 #include "quant/float16.h"
 
@@ -171,6 +172,16 @@ void place_constant(kernels::Device& device, layers::Parameter& parameter, float
   Buffer host(static_cast<std::size_t>(parameter.size) * sizeof(float));
   std::fill_n(host.as<float>(), parameter.size, value);
   parameter.values = device.exec().memory().place(std::move(host));
+}
+
+Status check_room(const kernels::Device& device, std::span<kernels::Weight* const> weights,
+                  std::uint64_t more) {
+  std::uint64_t needed = more;
+  for (const kernels::Weight* weight : weights) needed += device.weight_bytes(weight->shape);
+  const std::uint64_t available = engine::available_memory(device);
+  if (needed < available) return {};
+  return out_of_memory(fmt::format("the module needs {} bytes of memory, {} are available; make it smaller",
+                                   needed, available));
 }
 
 Status fill_dummy(kernels::Device& device, std::span<kernels::Weight* const> weights, std::uint64_t seed) {

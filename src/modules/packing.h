@@ -43,6 +43,11 @@ Status place(kernels::Device& device, layers::Parameter& parameter, std::span<co
 // What dummy modules have: norms of 1, biases small.
 void place_constant(kernels::Device& device, layers::Parameter& parameter, float value);
 
+// out_of_memory if the weights and `more` bytes are over what the device has free: memory of the host that is
+// promised and not there would end the process later.
+Status check_room(const kernels::Device& device, std::span<kernels::Weight* const> weights,
+                  std::uint64_t more);
+
 // Allocates each and fills it with dummy values of its own seed.
 Status fill_dummy(kernels::Device& device, std::span<kernels::Weight* const> weights, std::uint64_t seed);
 

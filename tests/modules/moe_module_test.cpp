@@ -219,6 +219,8 @@ TEST_P(Moe, WrongCallsAreRefused) {
   };
   refused([](auto& c) { c.experts_per_token = 7; }, "experts_per_token is 7");
   refused([](auto& c) { c.intermediate_size = 0; }, "intermediate_size");
+  refused([](auto& c) { c.hidden_size = c.intermediate_size = 1 << 20, c.num_experts = 65536; },
+          "are available", ErrorCode::out_of_memory);
   refused([](auto& c) { c.scheme = "nothing"; }, "nothing", ErrorCode::unsupported);
   refused([](auto& c) { c.scheme = "nvfp4", c.hidden_size = 90; }, "90 inputs");
   refused([](auto& c) { c.gate = MoeGate::softmax, c.n_group = 4; }, "4 groups");

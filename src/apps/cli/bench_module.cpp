@@ -217,13 +217,14 @@ void write_limits(JsonWriter& json, const Limits& limits) {
 }
 
 std::string describe(const ModuleStamp& stamp, const std::string& command, const Limits& limits) {
+  const double peak = limits.peak_gflops();
+  const bool in_tera = peak >= 1e5;
   return fmt::format(
-      "{}: `nibble {}{}{}`, {} {}\nlimits measured in this run: read {:.1f} GB/s (before {:.1f}, after "
-      "{:.1f}), "
-      "{} {:.1f} GFLOP/s\n",
+      "{}: `nibble {}{}{}`, {} {}\n"
+      "limits measured in this run: read {:.1f} GB/s (before {:.1f}, after {:.1f}), {} {:.1f} {}FLOP/s\n",
       stamp.device, command, stamp.flags.empty() ? "" : " ", stamp.flags, stamp.version.version,
       stamp.version.commit, limits.read_gb_s(), limits.before.read_gb_s, limits.after.read_gb_s,
-      limits.peak_name(), limits.peak_gflops());
+      limits.peak_name(), in_tera ? peak / 1e3 : peak, in_tera ? "T" : "G");
 }
 
 std::vector<std::string> split_list(const std::string& text) {
