@@ -26,20 +26,21 @@ bool is_decode(const layers::ForwardBatch& batch) {
 // Cuts arrays from the staging memory, and their copies on the device.
 class Cutter {
  public:
-  Cutter(const Buffer& host, const Buffer& device) : host_(host), device_(device) {}
+  Cutter(std::span<std::byte> host, const Buffer& device)
+      : host_(reinterpret_cast<std::int32_t*>(host.data())), device_(device.as<const std::int32_t>()) {}
   struct Array {
     std::span<std::int32_t> host;
     const std::int32_t* device;
   };
   Array take(std::size_t size) {
-    const Array array{{host_.as<std::int32_t>() + used_, size}, device_.as<const std::int32_t>() + used_};
+    const Array array{{host_ + used_, size}, device_ + used_};
     used_ += size;
     return array;
   }
 
  private:
-  const Buffer& host_;
-  const Buffer& device_;
+  std::int32_t* host_;
+  const std::int32_t* device_;
   std::size_t used_ = 0;
 };
 
@@ -69,21 +70,32 @@ layers::ForwardBatch DeviceBatch::place(const layers::ForwardBatch& batch) {
   const auto seqs = static_cast<std::size_t>(shape.num_seqs);
   const std::size_t bytes =
       (3 * tokens + 2 * seqs + 1 + seqs * static_cast<std::size_t>(shape.max_pages)) * sizeof(std::int32_t);
-  if (bytes > staging_.size()) {
-    exec_->forget_recorded();  // they read the arrays that go now
-    const std::size_t room = std::bit_ceil(bytes);
-    staging_ = memory.allocate_staging(room);
-    arrays_ = memory.allocate(room);
-  }
-  fill(batch, shape);
-  memory.upload(arrays_.data(), staging_.bytes().first(bytes));
+  const std::span<std::byte> staging = next_staging(bytes);
+  fill(batch, shape, staging);
+  memory.upload(arrays_.data(), staging);
   return padded_;
 }
 
-void DeviceBatch::fill(const layers::ForwardBatch& batch, const Shape& shape) {
+std::span<std::byte> DeviceBatch::next_staging(std::size_t bytes) {
+  MemorySpace& memory = exec_->memory();
+  if (bytes > arrays_.size()) {
+    if (steps_ahead_ > 1) memory.download({}, nullptr);
+    exec_->forget_recorded();  // they read the arrays that go now
+    const std::size_t room = std::bit_ceil(bytes);
+    staging_ = memory.allocate_staging(room * static_cast<std::size_t>(steps_ahead_));
+    arrays_ = memory.allocate(room);
+    step_ = 0;
+  } else if (step_ == steps_ahead_) {
+    if (steps_ahead_ > 1) memory.download({}, nullptr);
+    step_ = 0;
+  }
+  return staging_.bytes().subspan(static_cast<std::size_t>(step_++) * arrays_.size(), bytes);
+}
+
+void DeviceBatch::fill(const layers::ForwardBatch& batch, const Shape& shape, std::span<std::byte> staging) {
   const auto tokens = static_cast<std::size_t>(shape.num_tokens);
   const auto seqs = static_cast<std::size_t>(shape.num_seqs);
-  Cutter cutter(staging_, arrays_);
+  Cutter cutter(staging, arrays_);
   const Cutter::Array token_ids = cutter.take(tokens);
   const Cutter::Array positions = cutter.take(tokens);
   const Cutter::Array slot_mapping = cutter.take(tokens);

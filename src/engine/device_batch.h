@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/buffer.h"
@@ -14,8 +15,11 @@ namespace nibble::engine {
 
 class DeviceBatch {
  public:
-  // `exec` must outlive this.
-  DeviceBatch(kernels::Exec& exec, std::int32_t max_num_seqs) : exec_(&exec), max_num_seqs_(max_num_seqs) {}
+  // `exec` must outlive this. Decode steps are padded up to max_num_seqs sequences (0: not padded). With
+  // steps_ahead > 1 so many batches may be placed before what runs on the first has ended; every
+  // steps_ahead-th place() then waits.
+  DeviceBatch(kernels::Exec& exec, std::int32_t max_num_seqs, std::int32_t steps_ahead = 1)
+      : exec_(&exec), max_num_seqs_(max_num_seqs), steps_ahead_(steps_ahead) {}
 
   // `batch` itself on the host; elsewhere its arrays are copied. A padded batch has sequences of no
   // tokens at its end: their logits mean nothing and nothing of them is kept. Valid until the next
@@ -33,13 +37,17 @@ class DeviceBatch {
     std::int32_t max_pages;
   };
   [[nodiscard]] Shape padded_shape(const layers::ForwardBatch& batch) const;
-  void fill(const layers::ForwardBatch& batch, const Shape& shape);
+  // Host memory for `bytes` of arrays that no upload is reading.
+  std::span<std::byte> next_staging(std::size_t bytes);
+  void fill(const layers::ForwardBatch& batch, const Shape& shape, std::span<std::byte> staging);
 
   kernels::Exec* exec_;
   std::int32_t max_num_seqs_;
+  std::int32_t steps_ahead_;
+  std::int32_t step_ = 0;
   std::uint64_t record_key_ = 0;
-  Buffer staging_;  // all arrays, one after another
-  Buffer arrays_;   // the same on the device
+  Buffer staging_;  // of each step ahead all arrays, one after another
+  Buffer arrays_;   // the same of one step on the device
   layers::ForwardBatch padded_;
   layers::BatchArrays on_device_{};
   std::vector<std::int32_t> logit_rows_;

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import unittest
 
+import modules_test
 import nibble_process as nibble
 
 SKIPPED = 77  # CTest's SKIP_RETURN_CODE
@@ -97,6 +98,10 @@ class OnGpu(unittest.TestCase):
         answer = nibble.run("run", "--load-format", "dummy", "--config", config, "--device", "cuda", "--prompt-tokens",
                             "1", "--quantization", "bf16")
         self.assertEqual(answer.code, 4, answer)
+
+
+class ModulesOnGpu(modules_test.ModuleBench):
+    device = "cuda"
 
 
 if __name__ == "__main__":

@@ -57,6 +57,12 @@ class CheckLayers(unittest.TestCase):
         self.assert_rejected("src/engine/a.cpp", '#include "models/deepseek_v3/model.h"\n')
         self.assert_rejected("src/engine/a.cpp", '#include "formats/checkpoint.h"\n')
 
+    def test_modules_take_pages_and_batches_of_the_engine(self):
+        self.assert_accepted("src/modules/a.cpp", '#include "engine/page_pool.h"\n#include "layers/linear.h"\n')
+        self.assert_rejected("src/modules/a.cpp", '#include "engine/scheduler.h"\n')
+        self.assert_rejected("src/modules/a.cpp", '#include "models/model.h"\n')
+        self.assert_rejected("src/engine/a.cpp", '#include "modules/packing.h"\n')
+
     def test_text_joins_the_engine_in_llm_cpp_alone(self):
         self.assert_accepted("src/engine/llm.cpp", '#include "text/detokenizer.h"\n')
         self.assert_rejected("src/engine/scheduler.cpp", '#include "text/detokenizer.h"\n')

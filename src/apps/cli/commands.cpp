@@ -75,6 +75,17 @@ constexpr std::array kCommands{
                 "nibble bench load DIR\n"
                 "nibble bench load DIR --repetitions 3 -o json\n",
                 &make_bench_load},
+    CommandInfo{"bench moe", "One mixture-of-experts layer against its floor and its definition",
+                "nibble bench moe\n"
+                "nibble bench moe --device cuda --scheme nvfp4 --tokens 1,16,256\n"
+                "nibble bench moe --config config.json --scheme fp8 --gate --json\n",
+                &make_bench_moe},
+    CommandInfo{"bench mla", "Latent attention against its floor; the DeepSeek-R1 MLA challenge",
+                "nibble bench mla\n"
+                "nibble bench mla --lengths 1024,4096 --batch 1,64 --heads 128 --kv-cache-dtype bf16,fp8\n"
+                "nibble bench mla --challenge --device cuda\n"
+                "nibble bench mla --challenge --schemes mxfp4 --rounds 20 --json\n",
+                &make_bench_mla},
     CommandInfo{"doctor", "What this machine offers, measured, with hints",
                 "nibble doctor\nnibble doctor --json\n", &make_doctor},
     CommandInfo{"version", "Version, commit and compiler", "nibble version\nnibble version --json\n",
