@@ -78,6 +78,9 @@ struct MemoryPlan {
   std::vector<std::string> kernels;          // "experts: mxfp4 x f32 (avx512)" ...
   std::string moe_backend;                   // "auto (mxfp4_w4a8)"; empty without routed experts
   std::vector<PlanMoeKernel> moe_kernels;    // empty where one kernel does for any number of tokens
+  // Nodes of the CUDA graph of a decode step of one sequence, and those of each layer; 0 without a GPU.
+  std::int64_t graph_nodes = 0;
+  std::vector<std::int64_t> layer_graph_nodes;
 };
 
 // Memory and kernel plan from headers (or, with dummy weights, from the config) only.

@@ -82,8 +82,12 @@ std::span<std::byte> DeviceBatch::next_staging(std::size_t bytes) {
     if (steps_ahead_ > 1) memory.download({}, nullptr);
     exec_->forget_recorded();  // they read the arrays that go now
     const std::size_t room = std::bit_ceil(bytes);
-    staging_ = memory.allocate_staging(room * static_cast<std::size_t>(steps_ahead_));
+    // First give back, then take; if the second cannot be had, neither is there.
+    staging_ = Buffer();
+    arrays_ = Buffer();
+    Buffer staging = memory.allocate_staging(room * static_cast<std::size_t>(steps_ahead_));
     arrays_ = memory.allocate(room);
+    staging_ = std::move(staging);
     step_ = 0;
   } else if (step_ == steps_ahead_) {
     if (steps_ahead_ > 1) memory.download({}, nullptr);

@@ -10,6 +10,7 @@
 #include <new>
 #include <numbers>
 
+#include "core/out_of_memory.h"
 #include "engine/engine.h"
 #include "engine/host_memory.h"
 #include "engine/options.h"
@@ -30,8 +31,8 @@ template <class Fn>
 auto guarded(Fn&& fn) -> decltype(fn()) {
   try {
     return fn();
-  } catch (const std::bad_alloc&) {
-    return out_of_memory("out of memory; use a smaller context, batch or model");
+  } catch (const std::bad_alloc& e) {
+    return no_memory("out of memory; use a smaller context, batch or model", e);
   } catch (const std::exception& e) {
     return runtime_error(e.what());
   }
@@ -145,7 +146,9 @@ Result<std::unique_ptr<Llm::Impl>> Llm::Impl::load(const LlmOptions& options,
   const std::uint64_t available = engine::available_memory(*impl->device);
   if (plan.weight_bytes >= available) {
     return out_of_memory(
-        fmt::format("the weights need {} bytes of memory, {} are available", plan.weight_bytes, available));
+        fmt::format("the weights need {} bytes of memory, {} are available; use a smaller model or a format of "
+                    "fewer bits (--quantization)",
+                    plan.weight_bytes, available));
   }
   NIB_TRY(const engine::EngineSizes sizes,
           engine::choose_sizes(*plan.shape, backend, parsed.size, available - plan.weight_bytes));

@@ -53,7 +53,24 @@ class PlanCommand final : public Command {
     for (const PlanMoeKernel& row : plan.moe_kernels) {
       text += fmt::format("moe kernel  from {:g} tokens per expert: {}\n", row.pairs_per_expert, row.kernel);
     }
+    if (plan.graph_nodes > 0) text += describe_graph(plan);
     return print(text);
+  }
+
+  // Neighbouring layers of as many nodes in one piece.
+  static std::string describe_graph(const MemoryPlan& plan) {
+    std::string text = fmt::format("graph   {} nodes a decode step", plan.graph_nodes);
+    std::int64_t outside = plan.graph_nodes;
+    const std::vector<std::int64_t>& layers = plan.layer_graph_nodes;
+    for (std::size_t begin = 0; begin < layers.size();) {
+      std::size_t end = begin;
+      while (end < layers.size() && layers[end] == layers[begin]) outside -= layers[end++];
+      text += fmt::format("{} {} in {} {}", begin == 0 ? ":" : ",", layers[begin],
+                          end - begin == 1 ? "layer" : "each of layers", begin);
+      if (end - begin > 1) text += fmt::format("-{}", end - 1);
+      begin = end;
+    }
+    return text + fmt::format(", {} besides\n", outside);
   }
 
   static Status print_json(const MemoryPlan& plan) {
@@ -76,6 +93,7 @@ class PlanCommand final : public Command {
       json.end_object();
     }
     json.end_array();
+    json.field("graph_nodes", plan.graph_nodes).field("layer_graph_nodes", plan.layer_graph_nodes);
     return print_line(json.end_object().text());
   }
 

@@ -31,4 +31,7 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args);
 // The same one value after another, in float32.
 void fused_moe_reference(Exec& exec, const FusedMoeArgs& args);
 
+// sampling/
+void sample(Exec& exec, const SampleArgs& args);
+
 }  // namespace nibble::kernels::cuda

@@ -8,6 +8,12 @@
 
 namespace nibble::kernels::cuda {
 
+__device__ __forceinline__ int cluster_rank() {
+  std::uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+
 // Every thread of the cluster arrives, then waits; writes before the one are seen after the other.
 __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -48,6 +54,14 @@ __device__ __forceinline__ void store_remote(std::uint32_t remote, float x, floa
 }
 __device__ __forceinline__ void mbarrier_arrive_remote(std::uint32_t remote) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+}
+
+// The same variable in the shared memory of block `rank`. That block must not end before it was used.
+template <class T>
+__device__ __forceinline__ const T* of_block(const T* shared, int rank) {
+  std::uint64_t there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(shared)), "r"(rank));
+  return reinterpret_cast<const T*>(there);
 }
 
 // Copies a box of the map to the same address of every block in `blocks` (a bit each) and counts its bytes on
