@@ -52,9 +52,6 @@ __device__ __forceinline__ float4 load_remote4(std::uint32_t remote) {
 __device__ __forceinline__ void store_remote(std::uint32_t remote, float x, float y) {
   asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(remote), "f"(x), "f"(y) : "memory");
 }
-__device__ __forceinline__ void mbarrier_arrive_remote(std::uint32_t remote) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
-}
 
 // The same variable in the shared memory of block `rank`. That block must not end before it was used.
 template <class T>
