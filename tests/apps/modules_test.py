@@ -114,7 +114,8 @@ class ModuleBench(unittest.TestCase):
         self.assertGreater(bf16, 3 * mxfp4)
 
     def test_challenge_table(self):
-        out = self.bench("mla", "--challenge", "--config", self.config, "--rounds", "1", "-r", "1", "--scheme", "fp8").out
+        out = self.bench("mla", "--challenge", "--config", self.config, "--rounds", "1", "-r", "1", "--scheme", "fp8",
+                         "--mla", "absorb").out
         self.assertRegex(out, r"\| fp8 +\| decode, one batch +\|")
 
     def test_mla_errors(self):

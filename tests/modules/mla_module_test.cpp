@@ -362,7 +362,7 @@ TEST_P(Mla, WrongConfigsAndWeightsAreRefused) {
   refused([](auto& c) { c.yarn->factor = -1; }, "factor -1");
   refused([](auto& c) { c.rope_theta = 0; }, "rope_theta");
   refused([](auto& c) { c.max_sequences = 65536, c.max_length = 1 << 24; }, "2^31");
-  refused([](auto& c) { c.cache_tokens = 1 << 30, c.page_size = 1; }, "larger page_size");
+  refused([](auto& c) { c.cache_tokens = 1 << 29, c.page_size = 1; }, "larger page_size");
   refused(
       [](auto& c) {
         c.max_sequences = 64, c.max_length = 1 << 24, c.page_size = 256, c.kv_lora_rank = 65536;

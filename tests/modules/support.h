@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ struct Place {
   ModuleDeviceOptions options;
   double error;  // of one layer's output, in units of the output row's rms
 };
+
+inline void PrintTo(const Place& place, std::ostream* out) { *out << place.name; }
 
 inline bool on_gpu() {
   const char* device = std::getenv("NIBBLE_TEST_DEVICE");

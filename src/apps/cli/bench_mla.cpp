@@ -69,6 +69,8 @@ class BenchMlaCommand final : public Command {
         "on 50 to 400, fed back; one at a time and in one batch");
     options.add_text("--schemes,--scheme", schemes_, "LIST", "Number formats of the layer (--challenge)");
     options.add_integer("--rounds", rounds_, 1, kMaxRounds, "Decode rounds (--challenge); 100, on a CPU 10");
+    options.add_choice("--mla", mla_, {"auto", "naive", "absorb"},
+                       "How prompts are attended to (--challenge); auto chooses for each");
     options.add_integers("--lengths", lengths_, 1,
                          "Tokens in the cache; 1024,4096,16384 (on a CPU 256,1024)");
     options.add_integers("--batch", batches_, 1, "Sequences; 1,16,128 (CPU 1,4)");
@@ -91,6 +93,9 @@ class BenchMlaCommand final : public Command {
     if (!config_.empty()) {
       NIB_TRY(options_.shape, read_shape(config_));
     }
+    options_.shape.mode = mla_ == "auto"    ? MlaMode::automatic
+                          : mla_ == "naive" ? MlaMode::naive
+                                            : MlaMode::absorb;
     options_.json = common_.json || output_ == "json";
     NIB_TRY(const ModuleStamp stamp, make_module_stamp(*device, common_, arguments()));
     if (challenge_) {
@@ -129,6 +134,7 @@ class BenchMlaCommand final : public Command {
   std::filesystem::path config_;
   bool challenge_ = false;
   std::string schemes_ = "bf16,fp8,mxfp4";
+  std::string mla_ = "auto";
   std::int32_t rounds_ = 0;
   std::vector<std::int32_t> lengths_;
   std::vector<std::int32_t> batches_;
