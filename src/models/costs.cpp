@@ -1,6 +1,7 @@
 #include "models/costs.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace nibble::models {
 
@@ -43,9 +44,10 @@ ActiveBytes active_bytes(const ModelCosts& costs, std::int64_t num_tokens, std::
   ActiveBytes active;
   active.weights = costs.every_step_bytes + tokens * costs.embedding_row_bytes;
   if (costs.num_experts > 0) {
-    const std::int64_t used = std::min(num_tokens * costs.topk, costs.num_experts);
-    active.weights +=
-        costs.expert_bytes / static_cast<std::size_t>(costs.num_experts) * static_cast<std::size_t>(used);
+    // Different experts that tokens choose under uniform routing, as a part of all.
+    const double missed = 1.0 - static_cast<double>(costs.topk) / static_cast<double>(costs.num_experts);
+    const double used = 1.0 - std::pow(missed, static_cast<double>(num_tokens));
+    active.weights += static_cast<std::size_t>(std::llround(used * static_cast<double>(costs.expert_bytes)));
   }
   active.cache = tokens * static_cast<std::size_t>(context_len) * costs.cache_token_bytes;
   return active;

@@ -24,8 +24,8 @@ struct ModelInfo {
   std::vector<std::string> notes;  // what was left out or is odd: "MTP layer skipped", dummy weights, ...
 };
 
-// Bytes one decode step of `num_tokens` tokens at context `context_len` must read at least: weights
-// of every layer once, min(num_tokens * topk, experts) experts, cache entries. Basis of GB/s figures.
+// Bytes one decode step of `num_tokens` tokens at context `context_len` must read: weights of every layer
+// once, of the experts as many as uniform routing hits on average, cache entries. Basis of GB/s figures.
 struct ActiveBytes {
   std::size_t weights = 0;
   std::size_t cache = 0;
