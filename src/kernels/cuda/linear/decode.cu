@@ -31,10 +31,6 @@ constexpr int kMaxSlices = 8;  // blocks of a cluster
 constexpr int kSharedBytes = (233472 - 8192) / 2 - 1024;
 constexpr int kMinStages = 2;
 constexpr int kMaxStages = 6;
-// A large weight's blocks take more than half, so that two of them never share an SM: launched while small
-// blocks of another kernel leave unevenly, they would, and the kernel would last as long as those two.
-constexpr std::int64_t kLargeWeightBytes = 12 << 20;
-constexpr int kMoreThanHalfBytes = 233472 / 2 - 1024 + 256;
 
 struct DecodeArgs {
   PackedWeight w[2];  // gate and up of a gated product
@@ -470,8 +466,7 @@ Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
 template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
   auto* kernel = decode_kernel<kFormat, kMatrices>;
-  const bool large = args.w[0].group_code_bytes * kMatrices >= kLargeWeightBytes;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMoreThanHalfBytes);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -480,7 +475,7 @@ void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch)
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(cut.runs * cut.slices));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = large ? kMoreThanHalfBytes : kSharedBytes;
+  config.dynamicSmemBytes = kSharedBytes;
   config.stream = launch.stream;
   config.attrs = attributes;
   config.numAttrs = cut.slices > 1 ? 2 : 1;
