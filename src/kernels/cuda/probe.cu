@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/check.h"
-#include "kernels/cuda/linear/wgmma.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/wgmma.cuh"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -78,19 +79,18 @@ __global__ void __launch_bounds__(kMmaThreads, 1) wgmma_kernel() {
     return (random & 0x807F807FU) | 0x3F003F00U;  // +-[0.5, 1)
   };
   for (int i = static_cast<int>(threadIdx.x); i < 2 * kMmaColumns * 32; i += kMmaThreads) b[i] = next();
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_async_proxy();
   __syncthreads();
   std::uint32_t a[4] = {next(), next(), next(), next()};
   float c[2][64] = {};
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(b));
-  const std::uint64_t first = ptx::swizzled_descriptor(address);
-  const std::uint64_t second = ptx::swizzled_descriptor(address + kMmaColumns * 128);
+  const std::uint64_t first = k_major(shared_address(b));
+  const std::uint64_t second = k_major(shared_address(b) + kMmaColumns * 128);
   for (int step = 0; step < kMmaSteps; ++step) {
-    ptx::wgmma_fence();
-    ptx::wgmma(c[0], a, first, 1);
-    ptx::wgmma(c[1], a, second, 1);
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
+    wgmma_fence();
+    wgmma_bf16(c[0], a, first);
+    wgmma_bf16(c[1], a, second);
+    wgmma_commit();
+    wgmma_wait<0>();
   }
   float sum = 0;
 #pragma unroll

@@ -1,32 +1,32 @@
 // Products for up to 8 tokens, at the speed weights can be read.
 //
-// Blocks stay, one per SM. Each takes one slice of k and rounds the activations of that slice to bf16 in
-// shared memory, as B fragments. Its sixteen consumer warps form teams of equal size, and a team takes a run
-// of row tiles, its warps each a part of the slice. A warp streams its part of the tiles through a private
-// ring of bulk copies (2 KiB of codes and the scales beside them a stage, four stages: 128 KiB in flight per
-// SM) and multiplies with mma.m16n8k16, weights on the M side and tokens on the N side. Four more warps add
-// up what a team's warps found and write it, so that nothing a result waits for makes the stream wait.
+// One block per SM takes a run of row tiles. Its warps form teams of equal size; a team takes its part of the
+// run tile by tile, its warps each a part of k. A warp streams what it multiplies through a private ring of
+// bulk copies (2 KiB of codes and the scales beside them a stage) and multiplies with mma.m16n8k16, weights
+// on the M side and tokens on the N side. Where whole rows would leave SMs idle, a cluster of blocks shares a
+// run, each block with a slice of k. Every warp leaves its sums in shared memory; when all tiles of the run
+// are done, the block, or the cluster, adds them up in a fixed order.
 //
-// k is sliced where whole rows would leave SMs idle or where the activations would not fit. A second
-// kernel then adds the slices, always in the same order.
+// A block takes less than half of an SM, so that the next kernel's blocks find room beside it. They fill
+// their rings before they wait for this kernel's results: between kernels the weights go on streaming.
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/cluster.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
+#include "kernels/cuda/hopper/mma.cuh"
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/inputs.cuh"
-#include "kernels/cuda/linear/ptx.cuh"
 
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kConsumers = 8;  // warps
-constexpr int kFinishers = 2;
-constexpr int kBlocksOfSm = 2;
-constexpr int kThreads = (kConsumers + kFinishers) * 32;
-constexpr int kMaxTeams = kConsumers;
-constexpr int kSumsOfWarp = kTileRows * kMaxDecodeTokens;
-constexpr int kMaxSlices = 32;
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * 32;
+constexpr int kMaxSlices = 8;  // blocks of a cluster
+constexpr int kMaxSharedBytes = 233472 / 2 - 1024;
 
 struct DecodeArgs {
   PackedWeight w[2];  // gate and up of a gated product
@@ -34,11 +34,11 @@ struct DecodeArgs {
   std::int64_t x_stride;
   float* y;
   std::int64_t y_stride;
-  float* partials;  // [slice][tile][matrix][kSumsOfWarp]
   int m;
-  int slices;
+  int slices;  // blocks of a cluster, each with slice_blocks of k
   int slice_blocks;
   int warps_k;         // warps of a team that share a matrix
+  int run_tiles;       // of a cluster, at most
   bool quads_aligned;  // rows of x start at multiples of 16 bytes
   bool accumulate;
 };
@@ -57,20 +57,18 @@ struct Stage {
   static constexpr int kStages = kCodeBytes > 2048 ? 2 : 4;  // of a warp's ring
 };
 
+// Shared memory: the ring, its barriers, and then for a block's sizes
+//   inputs   of the slice: [block][half][token][t] of 16 bytes
+//   sums     [tile of the run][matrix][warp of the team][token][row]
+//   factors  [tile of the run][matrix][row]
 template <Format kFormat>
 struct SharedMemory {
-  static constexpr int kStages = Stage<kFormat>::kStages;
-  std::byte ring[kConsumers * kStages * Stage<kFormat>::kBytes];
-  float sums[2][kConsumers][kSumsOfWarp];  // of two tiles in turn
-  std::uint64_t filled[kConsumers][kStages];
-  std::uint64_t ready[kMaxTeams][2];  // the team's sums of a tile
-  std::uint64_t taken[kMaxTeams][2];
-  // and the inputs of the slice: [block][half][token][t] of 16 bytes
+  std::byte ring[kWarps * Stage<kFormat>::kStages * Stage<kFormat>::kBytes];
+  std::uint64_t filled[kWarps][Stage<kFormat>::kStages];
 };
-constexpr int kMaxSharedBytes = 233472 / kBlocksOfSm - 1024;
-template <Format kFormat>
-constexpr int max_input_blocks(int m) {
-  return (kMaxSharedBytes - static_cast<int>(sizeof(SharedMemory<kFormat>))) / (128 * m);
+NIB_HOST_DEVICE constexpr int input_bytes(int slice_blocks, int m) { return slice_blocks * m * 128; }
+NIB_HOST_DEVICE constexpr int sum_floats(int matrices, int warps_k, int m) {  // of a tile
+  return matrices * warps_k * m * kTileRows;
 }
 
 struct Run {
@@ -83,21 +81,19 @@ __device__ __forceinline__ Run part_of(int begin, int count, int part, int parts
           .end = begin + static_cast<int>(static_cast<std::int64_t>(count) * (part + 1) / parts)};
 }
 
-// What one team of a block does.
-struct TeamWork {
+// What one block does.
+struct Work {
   int slice;
   Run blocks;  // of the slice
   Run tiles;
 };
-__device__ __forceinline__ TeamWork team_work(const DecodeArgs& args, int team, int teams) {
+__device__ __forceinline__ Work work_of_block(const DecodeArgs& args) {
   const int slice = static_cast<int>(blockIdx.x) % args.slices;
-  const int blocks_of_slice = static_cast<int>(gridDim.x) / args.slices;
   const int begin = slice * args.slice_blocks;
-  const int end = min(begin + args.slice_blocks, args.w[0].num_blocks);
   return {.slice = slice,
-          .blocks = {.begin = begin, .end = end},
-          .tiles = part_of(0, args.w[0].num_tiles, static_cast<int>(blockIdx.x) / args.slices * teams + team,
-                           blocks_of_slice * teams)};
+          .blocks = {.begin = begin, .end = min(begin + args.slice_blocks, args.w[0].num_blocks)},
+          .tiles = part_of(0, args.w[0].num_tiles, static_cast<int>(blockIdx.x) / args.slices,
+                           static_cast<int>(gridDim.x) / args.slices)};
 }
 
 // Streams one warp's share into its ring: blocks `run` of every tile.
@@ -106,7 +102,7 @@ class Producer {
  public:
   using S = Stage<kFormat>;
 
-  __device__ Producer(const PackedWeight& w, std::byte* ring, std::uint64_t* filled, const Run& run,
+  __device__ Producer(const PackedWeight& w, std::uint32_t ring, std::uint32_t filled, const Run& run,
                       const Run& tiles)
       : w_(w),
         ring_(ring),
@@ -121,32 +117,32 @@ class Producer {
   __device__ __forceinline__ void issue() {
     if (tile_ >= last_tile_) return;
     const int count = min(S::kBlocks, run_.end - block_);
-    std::byte* stage = ring_ + stage_ * S::kBytes;
-    std::uint64_t* barrier = filled_ + stage_;
+    const std::uint32_t stage = ring_ + stage_ * S::kBytes;
+    const std::uint32_t barrier = filled_ + stage_ * 8;
     const auto code_bytes = static_cast<std::uint32_t>(count * block_bytes(kFormat));
     if constexpr (has_narrow_scales(kFormat)) {
       const auto scale_bytes = static_cast<std::uint32_t>(count * scale_block_bytes(kFormat));
-      ptx::mbarrier_expect(barrier, code_bytes + scale_bytes);
-      ptx::bulk_copy(stage + S::kCodeBytes,
-                     address_.scales + static_cast<std::int64_t>(block_) * scale_block_bytes(kFormat),
-                     scale_bytes, barrier);
+      mbarrier_expect(barrier, code_bytes + scale_bytes);
+      bulk_copy(stage + S::kCodeBytes,
+                address_.scales + static_cast<std::int64_t>(block_) * scale_block_bytes(kFormat), scale_bytes,
+                barrier);
     } else if constexpr (has_wide_scales(kFormat)) {
       const int first = scale_group(w_, block_ * 2);
       const int groups = scale_group(w_, (block_ + count) * 2 - 1) - first + 1;
       const auto scale_bytes = static_cast<std::uint32_t>(groups * kTileRows * 4);
       const std::uint32_t zero_bytes =
           S::kZeroBytes != 0 && w_.zeros_offset != 0 ? static_cast<std::uint32_t>(groups * kTileRows) : 0U;
-      ptx::mbarrier_expect(barrier, code_bytes + scale_bytes + zero_bytes);
-      ptx::bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier);
+      mbarrier_expect(barrier, code_bytes + scale_bytes + zero_bytes);
+      bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier);
       if (zero_bytes != 0) {
-        ptx::bulk_copy(stage + S::kCodeBytes + S::kScaleBytes,
-                       address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier);
+        bulk_copy(stage + S::kCodeBytes + S::kScaleBytes,
+                  address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier);
       }
     } else {
-      ptx::mbarrier_expect(barrier, code_bytes);
+      mbarrier_expect(barrier, code_bytes);
     }
-    ptx::bulk_copy(stage, address_.codes + static_cast<std::int64_t>(block_) * block_bytes(kFormat),
-                   code_bytes, barrier);
+    bulk_copy(stage, address_.codes + static_cast<std::int64_t>(block_) * block_bytes(kFormat), code_bytes,
+              barrier);
     stage_ = stage_ + 1 == S::kStages ? 0 : stage_ + 1;
     block_ += count;
     if (block_ == run_.end) {
@@ -159,13 +155,13 @@ class Producer {
 
  private:
   const PackedWeight& w_;
-  std::byte* ring_;
-  std::uint64_t* filled_;
+  std::uint32_t ring_;  // shared addresses
+  std::uint32_t filled_;
   Run run_;
   int tile_;
   int last_tile_;
   int block_;
-  int stage_ = 0;
+  std::uint32_t stage_ = 0;
   TileAddress address_;
 };
 
@@ -178,10 +174,10 @@ __device__ __forceinline__ void multiply_step(const LaneCodes<kFormat>& codes, i
   const uint4 half = b.halves[step / 2];
   const std::uint32_t b0 = step % 2 == 0 ? half.x : half.z;
   const std::uint32_t b1 = step % 2 == 0 ? half.y : half.w;
-  ptx::mma_bf16(sums, a, b0, b1);
+  mma_bf16(sums, a, b0, b1);
   if constexpr (splits_weights(kFormat)) {
     decode_step(codes, step, operands, a, true);
-    ptx::mma_bf16(sums, a, b0, b1);
+    mma_bf16(sums, a, b0, b1);
   }
 }
 
@@ -229,12 +225,12 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 }
 
 // Activations of a slice to shared memory, as load_inputs reads them.
-__device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, std::uint32_t* inputs) {
+__device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks,
+                                             std::uint32_t* inputs) {
   constexpr int kAtOnce = 4;  // loads in flight of a thread
   const PackedWeight& w = args.w[0];
   const std::int32_t* permutation = permutation_of(w, 0);
-  const int first = slice * args.slice_blocks;
-  const int octets = min(args.slice_blocks, w.num_blocks - first) * (kBlockK / 8);
+  const int octets = (blocks.end - blocks.begin) * (kBlockK / 8);
   const int total = octets * args.m;
   for (int begin = static_cast<int>(threadIdx.x); begin < total; begin += kAtOnce * kThreads) {
     InputOctet loaded[kAtOnce];
@@ -243,7 +239,7 @@ __device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, 
       const int index = begin + i * kThreads;
       if (index >= total) break;
       loaded[i] = load_octet(args.x + index / octets * args.x_stride, permutation,
-                             first * kBlockK + index % octets * 8, w.k, args.quads_aligned);
+                             blocks.begin * kBlockK + index % octets * 8, w.k, args.quads_aligned);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -254,95 +250,40 @@ __device__ __forceinline__ void round_inputs(const DecodeArgs& args, int slice, 
   }
 }
 
-// Of the lane's two rows in a tile, for each matrix.
+// Adds up what the warps of all slices found and writes it; a block of a cluster takes every slices-th part.
 template <int kMatrices>
-struct Factors {
-  float of[kMatrices][2];
-};
-template <int kMatrices>
-__device__ __forceinline__ Factors<kMatrices> load_factors(const DecodeArgs& args, int tile, int lane) {
-  Factors<kMatrices> factors;
+__device__ __forceinline__ void finish(const DecodeArgs& args, const Work& work, const float* sums,
+                                       const float* factors) {
+  const int of_warp = args.m * kTileRows;
+  const int outputs = (work.tiles.end - work.tiles.begin) * of_warp;
+  for (int i = work.slice * kThreads + static_cast<int>(threadIdx.x); i < outputs;
+       i += args.slices * kThreads) {
+    const int tile = i / of_warp;
+    const int of_tile = i % of_warp;
+    const int row = of_tile % kTileRows;
+    const float* mine = sums + tile * sum_floats(kMatrices, args.warps_k, args.m) + of_tile;
+    float totals[kMatrices] = {};
+    for (int slice = 0; slice < args.slices; ++slice) {
+      const std::uint32_t from =
+          args.slices == 1 ? shared_address(mine) : remote_address(shared_address(mine), slice);
 #pragma unroll
-  for (int i = 0; i < kMatrices; ++i) {
-    const std::byte* scales = tile_address(args.w[i], 0, tile).scales;
-    factors.of[i][0] = row_factor(args.w[i], scales, lane / 4);
-    factors.of[i][1] = row_factor(args.w[i], scales, lane / 4 + 8);
-  }
-  return factors;
-}
-
-// Writes results of a tile: sums[matrix][j] of the lane, complete.
-template <int kMatrices>
-__device__ __forceinline__ void write_tile(const DecodeArgs& args, int tile, int lane,
-                                           const Factors<kMatrices>& factors,
-                                           const float (&sums)[kMatrices][4]) {
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const int row = tile * kTileRows + lane / 4 + j / 2 * 8;
-    const int token = lane % 4 * 2 + j % 2;
-    if (token >= args.m || row >= args.w[0].n) continue;
-    float* y = args.y + token * args.y_stride + row;
-    const float value = sums[0][j] * factors.of[0][j / 2];
+      for (int matrix = 0; matrix < kMatrices; ++matrix) {
+#pragma unroll 4
+        for (int part = 0; part < args.warps_k; ++part) {
+          const int at = (matrix * args.warps_k + part) * of_warp;
+          totals[matrix] += load_remote(from + static_cast<std::uint32_t>(at) * sizeof(float));
+        }
+      }
+    }
+    const int output = (work.tiles.begin + tile) * kTileRows + row;
+    if (output >= args.w[0].n) continue;
+    const float value = totals[0] * factors[tile * kMatrices * kTileRows + row];
+    float* y = args.y + of_tile / kTileRows * args.y_stride + output;
     if constexpr (kMatrices == 2) {
-      *y = value / (1.0F + expf(-value)) * (sums[1][j] * factors.of[1][j / 2]);
+      *y = value / (1.0F + expf(-value)) * (totals[1] * factors[(tile * 2 + 1) * kTileRows + row]);
     } else {
       *y = args.accumulate ? *y + value : value;
     }
-  }
-}
-
-template <int kMatrices>
-__device__ __forceinline__ float* partials_of(const DecodeArgs& args, int slice, int tile, int lane) {
-  const std::int64_t unit = static_cast<std::int64_t>(slice) * args.w[0].num_tiles + tile;
-  return args.partials + unit * kMatrices * kSumsOfWarp + lane;
-}
-
-// Adds the slices of a tile, one warp each.
-template <int kMatrices>
-__global__ void __launch_bounds__(256) add_slices_kernel(const __grid_constant__ DecodeArgs args) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int tile = static_cast<int>(blockIdx.x) * 8 + static_cast<int>(threadIdx.x) / 32;
-  ptx::wait_for_earlier_kernels();
-  ptx::let_next_kernel_start();
-  if (tile >= args.w[0].num_tiles) return;
-  const Factors<kMatrices> factors = load_factors<kMatrices>(args, tile, lane);
-  float sums[kMatrices][4] = {};
-#pragma unroll 4
-  for (int slice = 0; slice < args.slices; ++slice) {
-    const float* from = partials_of<kMatrices>(args, slice, tile, lane);
-#pragma unroll
-    for (int j = 0; j < kMatrices * 4; ++j) sums[j / 4][j % 4] += from[j * 32];
-  }
-  write_tile<kMatrices>(args, tile, lane, factors, sums);
-}
-
-// A finisher: adds up what the warps of a team found for tiles first, first + step, ... of its run.
-template <Format kFormat, int kMatrices>
-__device__ __forceinline__ void finish_tiles(const DecodeArgs& args, SharedMemory<kFormat>& shared, int team,
-                                             int teams, int first, int step, int lane) {
-  const TeamWork work = team_work(args, team, teams);
-  for (int i = first; work.tiles.begin + i < work.tiles.end; i += step) {
-    const int tile = work.tiles.begin + i;
-    const Factors<kMatrices> factors = load_factors<kMatrices>(args, tile, lane);
-    float sums[kMatrices][4] = {};
-    ptx::mbarrier_wait(&shared.ready[team][i % 2], static_cast<std::uint32_t>(i / 2 % 2));
-    for (int part = 0; part < args.warps_k; ++part) {
-#pragma unroll
-      for (int matrix = 0; matrix < kMatrices; ++matrix) {
-        const int warp = (team * kMatrices + matrix) * args.warps_k + part;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sums[matrix][j] += shared.sums[i % 2][warp][j * 32 + lane];
-      }
-    }
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.taken[team][i % 2]);
-    if (args.slices > 1) {
-      float* mine = partials_of<kMatrices>(args, work.slice, tile, lane);
-#pragma unroll
-      for (int j = 0; j < kMatrices * 4; ++j) mine[j * 32] = sums[j / 4][j % 4];
-      continue;
-    }
-    write_tile<kMatrices>(args, tile, lane, factors, sums);
   }
 }
 
@@ -351,11 +292,11 @@ template <Format kFormat>
 struct Consumer {
   using S = Stage<kFormat>;
   const std::byte* ring;
-  std::uint64_t* filled;
+  std::uint32_t filled;
   const uint4* inputs;  // of the slice
   int first_block;      // of the slice
   int m;
-  int stage = 0;
+  std::uint32_t stage = 0;
   std::uint32_t parity = 0;
 
   __device__ __forceinline__ void multiply_tile(const PackedWeight& w, const Run& run,
@@ -364,7 +305,7 @@ struct Consumer {
       const std::byte* from = ring + stage * S::kBytes;
       const int first_group = has_wide_scales(kFormat) ? scale_group(w, block * 2) : 0;
       const int count = min(S::kBlocks, run.end - block);
-      ptx::mbarrier_wait(filled + stage, parity);
+      mbarrier_wait(filled + stage * 8, parity);
       const auto multiply = [&](int i) {
         const BlockInputs b = load_inputs(inputs, block + i - first_block, m, lane);
         multiply_block<kFormat>(w, from, i, block + i, first_group, b, lane, sums);
@@ -386,101 +327,113 @@ struct Consumer {
 };
 
 template <Format kFormat, int kMatrices>
-__global__ void __launch_bounds__(kThreads, kBlocksOfSm)
-    decode_kernel(const __grid_constant__ DecodeArgs args) {
+__global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_constant__ DecodeArgs args) {
   constexpr int kStages = Stage<kFormat>::kStages;
+  let_next_kernel_start();
   extern __shared__ __align__(128) std::byte memory[];
   auto& shared = *reinterpret_cast<SharedMemory<kFormat>*>(memory);
   auto* inputs = reinterpret_cast<uint4*>(memory + sizeof(SharedMemory<kFormat>));
+  const int sums_of_tile = sum_floats(kMatrices, args.warps_k, args.m);
+  auto* sums = reinterpret_cast<float*>(memory + sizeof(SharedMemory<kFormat>) +
+                                        input_bytes(args.slice_blocks, args.m));
+  float* factors = sums + args.run_tiles * sums_of_tile;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int team_warps = args.warps_k * kMatrices;
-  const int teams = kConsumers / team_warps;
   const int team = warp / team_warps;
-  if (threadIdx.x < static_cast<unsigned>(teams) * 2) {
-    ptx::mbarrier_init(&shared.ready[threadIdx.x / 2][threadIdx.x % 2], static_cast<unsigned>(team_warps));
-    ptx::mbarrier_init(&shared.taken[threadIdx.x / 2][threadIdx.x % 2], 1);
-  }
-  // Weights are constant: only after the first requests is what earlier kernels wrote looked at.
-  const TeamWork work = team_work(args, team, teams);
+  const Work work = work_of_block(args);
+  const Run tiles = part_of(work.tiles.begin, work.tiles.end - work.tiles.begin, team, kWarps / team_warps);
   const PackedWeight& w = args.w[warp / args.warps_k % kMatrices];
   const Run run =
       part_of(work.blocks.begin, work.blocks.end - work.blocks.begin, warp % args.warps_k, args.warps_k);
+
+  // Weights are constant: only after the first requests is what earlier kernels wrote looked at.
   std::byte* ring = shared.ring + warp * kStages * Stage<kFormat>::kBytes;
-  Producer<kFormat> producer(w, ring, shared.filled[warp % kConsumers], run, work.tiles);
-  if (warp < kConsumers && lane == 0) {
-    for (int i = 0; i < kStages; ++i) ptx::mbarrier_init(&shared.filled[warp][i], 1);
-    ptx::mbarrier_init_fence();
+  const std::uint32_t filled = shared_address(shared.filled[warp]);
+  Producer<kFormat> producer(w, shared_address(ring), filled, run, tiles);
+  if (lane == 0) {
+    for (int i = 0; i < kStages; ++i) mbarrier_init(filled + i * 8, 1);
+    mbarrier_init_fence();
     for (int i = 0; i < kStages; ++i) producer.issue();
   }
-  ptx::wait_for_earlier_kernels();
-  ptx::let_next_kernel_start();
-  round_inputs(args, work.slice, reinterpret_cast<std::uint32_t*>(inputs));
+  const int num_factors = (work.tiles.end - work.tiles.begin) * kMatrices * kTileRows;
+  for (int i = static_cast<int>(threadIdx.x); i < num_factors; i += kThreads) {
+    const PackedWeight& of = args.w[i / kTileRows % kMatrices];
+    const int tile = work.tiles.begin + i / (kMatrices * kTileRows);
+    factors[i] = row_factor(of, tile_address(of, 0, tile).scales, i % kTileRows);
+  }
+  wait_for_earlier_kernels();
+  round_inputs(args, work.blocks, reinterpret_cast<std::uint32_t*>(inputs));
   __syncthreads();
 
-  if (warp >= kConsumers) {
-    const int finisher = warp - kConsumers;
-    if (teams >= kFinishers) {
-      for (int of = finisher; of < teams; of += kFinishers) {
-        finish_tiles<kFormat, kMatrices>(args, shared, of, teams, 0, 1, lane);
-      }
-    } else if (finisher < 2 * teams) {
-      // Two at most share a team: each then sees every phase of the barriers of one of the two sums.
-      finish_tiles<kFormat, kMatrices>(args, shared, finisher % teams, teams, finisher / teams, 2, lane);
-    }
-    return;
-  }
-  Consumer<kFormat> consumer{.ring = ring,
-                             .filled = shared.filled[warp],
-                             .inputs = inputs,
-                             .first_block = work.blocks.begin,
-                             .m = args.m};
-  for (int i = 0; work.tiles.begin + i < work.tiles.end; ++i) {
-    float sums[2][4] = {};
-    consumer.multiply_tile(w, run, producer, lane, sums);
-    if (i >= 2) ptx::mbarrier_wait(&shared.taken[team][i % 2], static_cast<std::uint32_t>((i / 2 - 1) % 2));
+  Consumer<kFormat> consumer{
+      .ring = ring, .filled = filled, .inputs = inputs, .first_block = work.blocks.begin, .m = args.m};
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    float part[2][4] = {};
+    consumer.multiply_tile(w, run, producer, lane, part);
+    float* mine =
+        sums + (tile - work.tiles.begin) * sums_of_tile + warp % team_warps * args.m * kTileRows + lane / 4;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) shared.sums[i % 2][warp][j * 32 + lane] = sums[0][j] + sums[1][j];
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.ready[team][i % 2]);
+    for (int j = 0; j < 4; ++j) {
+      const int token = lane % 4 * 2 + j % 2;
+      if (token < args.m) mine[token * kTileRows + j / 2 * 8] = part[0][j] + part[1][j];
+    }
   }
+  if (args.slices == 1) {
+    __syncthreads();
+  } else {
+    cluster_sync();
+  }
+  finish<kMatrices>(args, work, sums, factors);
+  if (args.slices > 1) cluster_sync();  // others may still read here
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// How the work is cut: the fewest blocks of k for the busiest warp.
+// How the work is cut.
 struct Cut {
-  int slices = 0;
+  int slices = 0;  // 0: not possible
   int slice_blocks = 0;
   int warps_k = 0;
-  int blocks_of_slice = 0;  // of the grid
+  int runs = 0;  // of tiles
+  int run_tiles = 0;
+  int shared_bytes = 0;
 };
 
-Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int num_sms) {
+// The cut with the fewest blocks of k, one after another, for the busiest warp.
+Cut choose_cut(const PackedWeight& w, int num_matrices, int fixed_bytes, int m, int num_sms) {
   // Of handing on a tile and of adding slices, in blocks of k.
   constexpr double kTileCost = 0.5;
-  constexpr double kSliceCost = 10.0;
+  constexpr double kSliceCost = 4.0;
   Cut best;
   double best_cost = 0.0;
-  const int max_slices = std::max(kMaxSlices, ceil_div(w.num_blocks, input_blocks));
-  for (int slices = 1; slices <= std::min(max_slices, kBlocksOfSm * num_sms); ++slices) {
+  for (int slices = 1; slices <= kMaxSlices; slices *= 2) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
-    if (slice_blocks > input_blocks || ceil_div(w.num_blocks, slice_blocks) != slices) continue;
-    for (int warps_k = 1; warps_k * num_matrices <= kConsumers; warps_k *= 2) {
-      const int teams = kConsumers / (warps_k * num_matrices);
-      for (int of_sm = 1; of_sm <= kBlocksOfSm; ++of_sm) {
-        const int blocks_of_slice = num_sms * of_sm / slices;
-        if (blocks_of_slice == 0) continue;
-        const double work_of_tile = ceil_div(slice_blocks, warps_k) + kTileCost;
-        const double cost = of_sm * ceil_div(w.num_tiles, teams * blocks_of_slice) * work_of_tile +
-                            (slices > 1 ? kSliceCost : 0.0);
-        if (best.slices == 0 || cost < best_cost) {
-          best = {.slices = slices,
-                  .slice_blocks = slice_blocks,
-                  .warps_k = warps_k,
-                  .blocks_of_slice = blocks_of_slice};
-          best_cost = cost;
-        }
+    if (slice_blocks * (slices - 1) >= w.num_blocks) continue;
+    // Larger clusters find no room in the odd SMs of a GPC.
+    const int clusters = num_sms / slices - (slices == 4 ? 1 : 0);
+    for (int warps_k = 1; warps_k * num_matrices <= kWarps; warps_k *= 2) {
+      const int tile_bytes =
+          (sum_floats(num_matrices, warps_k, m) + num_matrices * kTileRows) * static_cast<int>(sizeof(float));
+      const int room = kMaxSharedBytes - fixed_bytes - input_bytes(slice_blocks, m);
+      const int max_run = room / tile_bytes;
+      if (max_run < 1) continue;
+      int rounds = 1;
+      while (ceil_div(w.num_tiles, clusters * rounds) > max_run) ++rounds;
+      const int runs = std::min(w.num_tiles, clusters * rounds);
+      const int run_tiles = ceil_div(w.num_tiles, runs);
+      const int teams = kWarps / (warps_k * num_matrices);
+      const double cost =
+          rounds * ceil_div(run_tiles, teams) * (ceil_div(slice_blocks, warps_k) + kTileCost) +
+          (slices > 1 ? kSliceCost : 0.0);
+      if (best.slices == 0 || cost < best_cost) {
+        best_cost = cost;
+        best = {.slices = slices,
+                .slice_blocks = slice_blocks,
+                .warps_k = warps_k,
+                .runs = runs,
+                .run_tiles = run_tiles,
+                .shared_bytes = kMaxSharedBytes - room + run_tiles * tile_bytes};
       }
     }
   }
@@ -490,34 +443,29 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int input_blocks, int nu
 Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
   Cut cut;
   dispatch_format(w.format, [&](auto format) {
-    cut = choose_cut(w, num_matrices, max_input_blocks<decltype(format)::value>(m), num_sms);
+    constexpr int kFixedBytes = sizeof(SharedMemory<decltype(format)::value>);
+    cut = choose_cut(w, num_matrices, kFixedBytes, m, num_sms);
   });
   return cut;
 }
 
 template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
-  constexpr int kFixedBytes = sizeof(SharedMemory<kFormat>);
   auto* kernel = decode_kernel<kFormat, kMatrices>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  const int teams = kConsumers / (args.warps_k * kMatrices);
-  const int blocks_of_slice = std::min(cut.blocks_of_slice, ceil_div(args.w[0].num_tiles, teams));
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cut.slices), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(args.slices * blocks_of_slice));
+  config.gridDim = dim3(static_cast<unsigned>(cut.runs * cut.slices));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(kFixedBytes + args.slice_blocks * 128 * args.m);
+  config.dynamicSmemBytes = static_cast<std::size_t>(cut.shared_bytes);
   config.stream = launch.stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cut.slices > 1 ? 2 : 1;
   cudaLaunchKernelEx(&config, kernel, args);
-  if (args.slices == 1) return;
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(args.w[0].num_tiles, 8)));
-  config.blockDim = dim3(256);
-  config.dynamicSmemBytes = 0;
-  cudaLaunchKernelEx(&config, add_slices_kernel<kMatrices>, args);
 }
 
 }  // namespace
@@ -525,13 +473,6 @@ void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch)
 bool can_decode(const PackedWeight& w, int m, int num_sms) {
   return m >= 1 && m <= kMaxDecodeTokens && w.num_groups == 1 && cut_of(w, 1, m, num_sms).slices != 0 &&
          cut_of(w, 2, m, num_sms).slices != 0;
-}
-
-std::size_t decode_scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms) {
-  const int slices = cut_of(w, num_matrices, m, num_sms).slices;
-  if (slices <= 1) return 0;
-  return static_cast<std::size_t>(slices) * static_cast<std::size_t>(w.num_tiles) *
-         static_cast<std::size_t>(num_matrices) * kSumsOfWarp * sizeof(float);
 }
 
 void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch) {
@@ -542,11 +483,11 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
       .x_stride = p.x_stride,
       .y = p.y,
       .y_stride = p.y_stride,
-      .partials = reinterpret_cast<float*>(launch.scratch),
       .m = p.m,
       .slices = cut.slices,
       .slice_blocks = cut.slice_blocks,
       .warps_k = cut.warps_k,
+      .run_tiles = cut.run_tiles,
       .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
       .accumulate = p.accumulate};
   dispatch_format(p.w.format, [&](auto format) {

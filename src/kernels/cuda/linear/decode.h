@@ -9,9 +9,6 @@ inline constexpr int kMaxDecodeTokens = 8;
 
 bool can_decode(const PackedWeight& w, int m, int num_sms);
 
-// Launch::scratch of launch_decode_product; num_matrices is 2 with `up`.
-std::size_t decode_scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms);
-
 // y (+)= x w^T; or with `up`, of the same shape and format as p.w and without act-order's being different:
 // y = silu(x w^T) * (x up^T), never accumulating.
 void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch);

@@ -7,10 +7,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/cluster.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/product.h"
-#include "kernels/cuda/linear/ptx.cuh"
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
@@ -106,7 +107,7 @@ __device__ __forceinline__ void add_block(const Product& p, const std::int32_t* 
 template <Format kFormat, class Config>
 __global__ void __launch_bounds__(kWarps * 32, 2)
     exact_product_kernel(const __grid_constant__ Product p, const ExactSplit split) {
-  begin_overlapped();
+  let_next_kernel_start();
   constexpr int kTokens = Config::kTokens;
   constexpr int kRows = Config::kRows;
   // [k part of the block][row][token], then summed into the first part.
@@ -133,10 +134,21 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   for (int i = 0; i < Config::kTiles; ++i)
     tiles[i] = tile_address(p.w, head, min(tile0 + i, p.w.num_tiles - 1));
 
+  const int first_block = rank * k_warps + warp / split.warps_n;
+  const int block_step = k_warps * split.cluster;
+  if constexpr (kTokens == 1) {
+    // Weights are constant: so much of them may come to L2 while earlier kernels run.
+    constexpr int kAhead = format_bits(kFormat) > 16 ? 1 : 4096 / block_bytes(kFormat);
+    const int ahead = first_block + lane * block_step;
+    if (lane < kAhead && tile0 < p.w.num_tiles && ahead < p.w.num_blocks) {
+      prefetch_global(tiles[0].codes + static_cast<std::int64_t>(ahead) * block_bytes(kFormat),
+                      block_bytes(kFormat));
+    }
+  }
+  wait_for_earlier_kernels();
   float sums[Config::kTiles][2][kTokens] = {};
   if (tile0 < p.w.num_tiles) {
-    for (int block = rank * k_warps + warp / split.warps_n; block < p.w.num_blocks;
-         block += k_warps * split.cluster) {
+    for (int block = first_block; block < p.w.num_blocks; block += block_step) {
       add_block<kFormat, Config>(p, permutation, x, tiles, block, lane, sums);
     }
   }
@@ -158,7 +170,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   for (int i = static_cast<int>(threadIdx.x); i < block_rows * kTokens; i += kWarps * 32) {
     for (int part = 1; part < k_warps; ++part) partial[i] += partial[part * block_rows * kTokens + i];
   }
-  if (split.cluster > 1) ptx::cluster_sync();
+  if (split.cluster > 1) cluster_sync();
   if (rank == 0) {
     const std::int64_t head_rows = static_cast<std::int64_t>(head) * p.w.group_scale_bytes;
     for (int i = static_cast<int>(threadIdx.x); i < block_rows * kTokens; i += kWarps * 32) {
@@ -167,7 +179,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       if (row >= p.w.n || token >= p.m) continue;
       float sum = partial[i];
       for (int r = 1; r < split.cluster; ++r) {
-        sum += ptx::load_remote(partial + i, static_cast<std::uint32_t>(r));
+        sum += load_remote(remote_address(shared_address(partial + i), r));
       }
       const std::byte* scales = p.w.scales + head_rows + row / kTileRows * p.w.tile_scale_bytes;
       sum *= row_factor(p.w, scales, row % kTileRows);
@@ -175,7 +187,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       *y = p.accumulate ? *y + sum : sum;
     }
   }
-  if (split.cluster > 1) ptx::cluster_sync();
+  if (split.cluster > 1) cluster_sync();
 }
 
 bool has_aligned_pairs(const Product& p) {

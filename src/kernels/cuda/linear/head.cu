@@ -8,11 +8,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/mma.cuh"
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/inputs.cuh"
 #include "kernels/cuda/linear/product.h"
-#include "kernels/cuda/linear/ptx.cuh"
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
@@ -22,14 +22,38 @@ constexpr int kWarps = 8;
 
 constexpr int kMaxInputBlocks = 8;  // of k in shared memory at a time
 
-// Blocks of weights a lane asks for at once: 64 bytes, but one at least.
+// Blocks of weights a lane asks for at once: 128 bytes, but one at least.
 template <Format kFormat>
-constexpr int kAhead = LaneCodes<kFormat>::kVectors < 4 ? 4 / LaneCodes<kFormat>::kVectors : 1;
+constexpr int kAhead = LaneCodes<kFormat>::kVectors < 8 ? 8 / LaneCodes<kFormat>::kVectors : 1;
+
+// A lane's share of a block: codes, and scales that lie beside them.
+template <Format kFormat>
+struct LaneBlock {
+  LaneCodes<kFormat> codes;
+  LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
+
+  __device__ __forceinline__ void load(const TileAddress& address, int block, int lane) {
+    codes.load(address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat), lane);
+    if constexpr (has_narrow_scales(kFormat)) {
+      scales.load(address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat), lane);
+    }
+  }
+
+  // As load_operands.
+  __device__ __forceinline__ RowOperands operands(const PackedWeight& w, const std::byte* tile_scales,
+                                                  int block, int step, int lane, float (&scale)[2]) const {
+    if constexpr (has_narrow_scales(kFormat)) {
+      return scales.operands(step);
+    } else {
+      return load_operands<kFormat>(w, tile_scales, block, step, lane, scale);
+    }
+  }
+};
 
 // One block of k for all tokens.
 template <Format kFormat, int kTokenTiles>
 __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std::byte* tile_scales,
-                                               const LaneCodes<kFormat>& codes, int block,
+                                               const LaneBlock<kFormat>& weights, int block,
                                                const uint4* inputs, int index, int lane,
                                                float (&sums)[kTokenTiles][4]) {
   BlockInputs b[kTokenTiles];
@@ -43,17 +67,17 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
     float scale[2];
 #pragma unroll
     for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
-      const RowOperands operands = load_operands<kFormat>(w, tile_scales, block, step, lane, scale);
+      const RowOperands operands = weights.operands(w, tile_scales, block, step, lane, scale);
 #pragma unroll
       for (int split = 0; split < (splits_weights(kFormat) ? 2 : 1); ++split) {
         std::uint32_t a[4];
-        decode_step(codes, step, operands, a, split == 1);
+        decode_step(weights.codes, step, operands, a, split == 1);
 #pragma unroll
         for (int i = 0; i < kTokenTiles; ++i) {
           const uint4 half = b[i].halves[step / 2];
           const bool even = step % 2 == 0;
-          ptx::mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, even ? half.x : half.z,
-                        even ? half.y : half.w);
+          mma_bf16(has_wide_scales(kFormat) ? part[i] : sums[i], a, even ? half.x : half.z,
+                   even ? half.y : half.w);
         }
       }
     }
@@ -71,7 +95,7 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32)
     head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
-  begin_overlapped();
+  let_next_kernel_start();
   constexpr int kTokens = 8 * kTokenTiles;
   constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
   constexpr int kLoads = kAhead<kFormat>;
@@ -87,15 +111,13 @@ __global__ void __launch_bounds__(kWarps * 32)
   const float* x = p.x + token0 * p.x_stride + head * p.x_head_stride;
   const int tokens = min(kTokens, p.m - token0);
 
-  LaneCodes<kFormat> next[kLoads];
+  LaneBlock<kFormat> next[kLoads];
   const auto load_next = [&](int block) {
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int at = min(block + i, p.w.num_blocks - 1);
-      next[i].load(address.codes + static_cast<std::int64_t>(at) * block_bytes(kFormat), lane);
-    }
+    for (int i = 0; i < kLoads; ++i) next[i].load(address, min(block + i, p.w.num_blocks - 1), lane);
   };
-  load_next(0);
+  load_next(0);  // weights are constant: asked for before the activations are there
+  wait_for_earlier_kernels();
   float sums[kTokenTiles][4] = {};
   for (int first = 0; first < p.w.num_blocks; first += kMaxInputBlocks) {
     const int blocks = min(kMaxInputBlocks, p.w.num_blocks - first);
@@ -114,14 +136,14 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     __syncthreads();
     for (int block = 0; has_tile && block < blocks; block += kLoads) {
-      LaneCodes<kFormat> codes[kLoads];
+      LaneBlock<kFormat> weights[kLoads];
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) codes[i] = next[i];
-      load_next(first + block + kLoads);
+      for (int i = 0; i < kLoads; ++i) weights[i] = next[i];
+      if (first + block + kLoads < p.w.num_blocks) load_next(first + block + kLoads);
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         if (block + i < blocks) {
-          multiply_block<kFormat, kTokenTiles>(p.w, address.scales, codes[i], first + block + i, inputs,
+          multiply_block<kFormat, kTokenTiles>(p.w, address.scales, weights[i], first + block + i, inputs,
                                                block + i, lane, sums);
         }
       }
@@ -159,11 +181,14 @@ __device__ __forceinline__ float input_scale(const PackedWeight& w, const std::b
 // grid: x = blocks of 64 columns / kWarps, y = token tiles, z = heads.
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const __grid_constant__ Product p) {
-  begin_overlapped();
+  let_next_kernel_start();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head = static_cast<int>(blockIdx.z);
   const int block = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (block >= p.w.num_blocks) return;
+  if (block >= p.w.num_blocks) {
+    wait_for_earlier_kernels();
+    return;
+  }
   const int token0 = static_cast<int>(blockIdx.y) * kTokenTiles * 8;
   const float* x[kTokenTiles];
 #pragma unroll
@@ -171,39 +196,42 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
     const int token = min(token0 + i * 8 + lane / 4, p.m - 1);
     x[i] = p.x + token * p.x_stride + head * p.x_head_stride;
   }
-  const auto codes_of = [&](int tile) {
-    return tile_address(p.w, head, tile).codes + static_cast<std::int64_t>(block) * block_bytes(kFormat);
-  };
   constexpr int kOffsets[4] = {0, 1, 8, 9};
   float sums[4][kTokenTiles][4] = {};  // [16 columns each]
   // With few tokens there are registers for several row tiles in flight. Rows past the last tile multiply
   // zeros.
   constexpr int kLoads = kTokenTiles == 1 ? kAhead<kFormat> : 1;
-  LaneCodes<kFormat> next[kLoads];
+  LaneBlock<kFormat> next[kLoads];
   const auto load_next = [&](int tile) {
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) next[i].load(codes_of(min(tile + i, p.w.num_tiles - 1)), lane);
+    for (int i = 0; i < kLoads; ++i) {
+      next[i].load(tile_address(p.w, head, min(tile + i, p.w.num_tiles - 1)), block, lane);
+    }
   };
   load_next(0);
+  wait_for_earlier_kernels();
   for (int first = 0; first < p.w.num_tiles; first += kLoads) {
-    LaneCodes<kFormat> loaded[kLoads];
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) loaded[i] = next[i];
-    load_next(first + kLoads);
+    LaneBlock<kFormat> loaded[kLoads];
+    float all_inputs[kLoads][kTokenTiles][4];
 #pragma unroll
     for (int u = 0; u < kLoads; ++u) {
-      const LaneCodes<kFormat>& codes = loaded[u];
-      const int tile = first + u;
-      const std::byte* scales = tile_address(p.w, head, min(tile, p.w.num_tiles - 1)).scales;
-      float inputs[kTokenTiles][4];
+      loaded[u] = next[u];
 #pragma unroll
       for (int i = 0; i < kTokenTiles; ++i) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const int row = tile * kTileRows + lane % 4 * 2 + kOffsets[j];
-          inputs[i][j] = row < p.w.n ? x[i][row] : 0.0F;
+          const int row = (first + u) * kTileRows + lane % 4 * 2 + kOffsets[j];
+          all_inputs[u][i][j] = row < p.w.n ? x[i][row] : 0.0F;
         }
       }
+    }
+    if (first + kLoads < p.w.num_tiles) load_next(first + kLoads);
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) {
+      const LaneBlock<kFormat>& weights = loaded[u];
+      const auto& inputs = all_inputs[u];
+      const int tile = first + u;
+      const std::byte* scales = tile_address(p.w, head, min(tile, p.w.num_tiles - 1)).scales;
       TokenFragment b[kTokenTiles];
 #pragma unroll
       for (int chunk = 0; chunk < kBlockK / kChunkK; ++chunk) {
@@ -223,15 +251,15 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
 #pragma unroll
         for (int step = 2 * chunk; step < 2 * chunk + 2; ++step) {
           float unused[2];
-          const RowOperands operands = load_operands<kFormat>(p.w, scales, block, step, lane, unused);
+          const RowOperands operands = weights.operands(p.w, scales, block, step, lane, unused);
 #pragma unroll
           for (int part = 0; part < (splits_weights(kFormat) ? 2 : 1); ++part) {
             std::uint32_t a[4];
-            decode_step(codes, step, operands, a, part == 1);
-            const std::uint32_t turned[4] = {ptx::transpose_8x8(a[0]), ptx::transpose_8x8(a[2]),
-                                             ptx::transpose_8x8(a[1]), ptx::transpose_8x8(a[3])};
+            decode_step(weights.codes, step, operands, a, part == 1);
+            const std::uint32_t turned[4] = {transpose_8x8(a[0]), transpose_8x8(a[2]), transpose_8x8(a[1]),
+                                             transpose_8x8(a[3])};
 #pragma unroll
-            for (int i = 0; i < kTokenTiles; ++i) ptx::mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
+            for (int i = 0; i < kTokenTiles; ++i) mma_bf16(sums[step][i], turned, b[i].b0, b[i].b1);
           }
         }
       }

@@ -51,8 +51,7 @@ bool takes_decode(const PackedWeight& w, int m, int num_sms) {
 }
 
 std::size_t scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms) {
-  return takes_decode(w, m, num_sms) ? decode_scratch_bytes(w, num_matrices, m, num_sms)
-                                     : prefill_scratch_bytes(w, num_matrices, m);
+  return takes_decode(w, m, num_sms) ? 0 : prefill_scratch_bytes(w, num_matrices, m);
 }
 
 // bf16 operands; `up` as in launch_decode_product.

@@ -13,10 +13,12 @@
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/cluster.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
+#include "kernels/cuda/hopper/wgmma.cuh"
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/prefill.h"
-#include "kernels/cuda/linear/ptx.cuh"
-#include "kernels/cuda/linear/wgmma.cuh"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -162,41 +164,45 @@ struct StageCopy {
   }
 
   // Row tile `i`.
-  __device__ __forceinline__ void weights(std::byte* stage, std::uint64_t* barrier, int i) const {
+  __device__ __forceinline__ void weights(std::byte* stage, std::uint32_t barrier, int i) const {
     const LocalTile<C> local = local_tile<C>(args, tile.row_tile, i);
     const PackedWeight& w = args.w[local.matrix];
     const TileAddress address = tile_address(w, 0, local.tile);
-    ptx::bulk_copy(stage_codes<C>(stage, i),
-                   address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
-                   static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
+    bulk_copy(shared_address(stage_codes<C>(stage, i)),
+              address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
+              static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
     if constexpr (has_narrow_scales(kFormat)) {
-      ptx::bulk_copy(stage_scales<C>(stage, i),
-                     address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
-                     static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
+      bulk_copy(shared_address(stage_scales<C>(stage, i)),
+                address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
+                static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
     } else if constexpr (C::kWide) {
-      ptx::bulk_copy(stage_scales<C>(stage, i), address.scales + first_group() * kTileRows * 4,
-                     static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
+      bulk_copy(shared_address(stage_scales<C>(stage, i)), address.scales + first_group() * kTileRows * 4,
+                static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
       if (zeros()) {
-        ptx::bulk_copy(stage_zeros<C>(stage, i), address.scales + w.zeros_offset + first_group() * kTileRows,
-                       static_cast<std::uint32_t>(groups() * kTileRows), barrier);
+        bulk_copy(shared_address(stage_zeros<C>(stage, i)),
+                  address.scales + w.zeros_offset + first_group() * kTileRows,
+                  static_cast<std::uint32_t>(groups() * kTileRows), barrier);
       }
     }
   }
 
-  __device__ __forceinline__ void inputs(std::byte* stage, std::uint64_t* barrier, int lane) const {
+  __device__ __forceinline__ void inputs(std::byte* stage, std::uint32_t barrier, int lane) const {
     if (lane >= count) return;
     const std::int64_t row = static_cast<std::int64_t>(block + lane) * args.m_pad +
                              static_cast<std::int64_t>(tile.token_tile) * C::kTokens;
-    ptx::bulk_copy(stage + lane * C::kTokens * kInputRowBytes, args.inputs + row * kInputRowBytes,
-                   C::kTokens * kInputRowBytes, barrier);
+    bulk_copy(shared_address(stage + lane * C::kTokens * kInputRowBytes), args.inputs + row * kInputRowBytes,
+              C::kTokens * kInputRowBytes, barrier);
   }
 };
 
 struct Ring {
   std::byte* stages;
-  std::uint64_t* filled;
-  std::uint64_t* drained;
+  std::uint32_t filled;  // shared addresses of arrays of barriers
+  std::uint32_t drained;
 };
+__device__ __forceinline__ std::uint32_t barrier_at(std::uint32_t barriers, int i) {
+  return barriers + static_cast<std::uint32_t>(i) * sizeof(std::uint64_t);
+}
 
 // Stage and parity of a position in the stream of stages.
 struct RingState {
@@ -217,9 +223,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   constexpr int kTilesOfWarp = C::kRowTiles / 4;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint64_t* barrier) {
+  const auto copy_weights = [&](const StageCopy<kFormat, C>& copy, std::byte* stage, std::uint32_t barrier) {
     // Bytes may arrive before they are expected: the phase ends only after the arrival that expects them.
-    if (warp == 0 && lane == 0) ptx::mbarrier_expect(barrier, copy.bytes());
+    if (warp == 0 && lane == 0) mbarrier_expect(barrier, copy.bytes());
     if (lane < kTilesOfWarp) copy.weights(stage, barrier, warp * kTilesOfWarp + lane);
   };
   const Blocks blocks = blocks_of_rank(args, rank);
@@ -229,9 +235,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   const TileOfGrid first_tile = tile_of_grid(args, first);
   for (int block = blocks.begin; block < blocks.end && ahead < C::kStages; block += C::kBlocks, ++ahead) {
     const StageCopy<kFormat, C> copy{args, first_tile, block, min(C::kBlocks, blocks.end - block)};
-    copy_weights(copy, ring.stages + ahead * C::kStageBytes, ring.filled + ahead);
+    copy_weights(copy, ring.stages + ahead * C::kStageBytes, barrier_at(ring.filled, ahead));
   }
-  ptx::wait_for_earlier_kernels();
+  wait_for_earlier_kernels();
   RingState state;
   int position = 0;
   for (int index = first; index < num_tiles; index += step) {
@@ -239,9 +245,9 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
     for (int block = blocks.begin; block < blocks.end; block += C::kBlocks, ++position) {
       const StageCopy<kFormat, C> copy{args, tile, block, min(C::kBlocks, blocks.end - block)};
       std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-      std::uint64_t* barrier = ring.filled + state.stage;
+      std::uint32_t barrier = barrier_at(ring.filled, state.stage);
       if (position >= ahead) {
-        if (position >= C::kStages) ptx::mbarrier_wait(ring.drained + state.stage, state.parity ^ 1U);
+        if (position >= C::kStages) mbarrier_wait(barrier_at(ring.drained, state.stage), state.parity ^ 1U);
         copy_weights(copy, stage, barrier);
       }
       if (warp == 0) copy.inputs(stage, barrier, lane);
@@ -273,17 +279,16 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
   int before = -1;  // the stage to let go
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
 #pragma unroll
     for (int b = 0; b < C::kBlocks; ++b) {
       if (b >= count) break;
-      const std::uint64_t inputs =
-          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+      const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
 #pragma unroll
       for (int i = 0; i < C::kTilesM; ++i) {
         // These codes are operands as they are: not to be loaded while the last ones are read.
-        if constexpr (kFormat == Format::bf16) ptx::wgmma_wait<C::kPending>();
+        if constexpr (kFormat == Format::bf16) wgmma_wait<C::kPending>();
         LaneCodes<kFormat> codes;
         codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
         LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
@@ -293,30 +298,30 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
 #pragma unroll
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
-          ptx::wgmma_wait<C::kPending>();
+          wgmma_wait<C::kPending>();
           // The last stage is read no more once its last group, and not only the one before, is done.
           const bool let_go = (b * C::kTilesM + i) * C::kParts + part == C::kPending;
-          if (let_go && before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+          if (let_go && before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             RowOperands operands{};
             if constexpr (has_narrow_scales(kFormat)) operands = scales.operands(step);
             decode_step(codes, step, operands, a[step], part == 1);
           }
-          ptx::wgmma_fence();
+          wgmma_fence();
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
-            ptx::wgmma(sums[i], a[step], inputs + static_cast<std::uint64_t>(2 * step), 1);
+            wgmma_bf16(sums[i], a[step], inputs + static_cast<std::uint64_t>(2 * step), 1);
           }
-          ptx::wgmma_commit();
+          wgmma_commit();
         }
       }
     }
     before = state.stage;
     state.advance(C::kStages);
   }
-  ptx::wgmma_wait<0>();
-  if (before >= 0 && lane == 0) ptx::mbarrier_arrive(ring.drained + before);
+  wgmma_wait<0>();
+  if (before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 }
 
 // Wide scales: part sums per scale group (or per block, if the group is longer).
@@ -331,12 +336,11 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
   clear(sums[0]);
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    ptx::mbarrier_wait(ring.filled + state.stage, state.parity);
+    mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
     const int first_group = scale_group(w, block * 2);
     for (int b = 0; b < count; ++b) {
-      const std::uint64_t inputs =
-          ptx::swizzled_descriptor(ptx::shared_address(stage + b * C::kTokens * kInputRowBytes));
+      const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
       LaneCodes<kFormat> codes;
       codes.load(stage_codes<C>(stage, tile) + b * block_bytes(kFormat), lane);
       std::uint32_t a[4][4];
@@ -355,24 +359,24 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
         decode_step(codes, 2 * chunk, operands, a[2 * chunk]);
         decode_step(codes, 2 * chunk + 1, operands, a[2 * chunk + 1]);
       }
-      ptx::wgmma_fence();
-      ptx::wgmma(part, a[0], inputs, 0);
-      ptx::wgmma(part, a[1], inputs + 2, 1);
+      wgmma_fence();
+      wgmma_bf16(part, a[0], inputs, 0);
+      wgmma_bf16(part, a[1], inputs + 2, 1);
       if (!block_scales) {
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<0>();
+        wgmma_commit();
+        wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[0][i / 2 % 2], part[i], sums[0][i]);
-        ptx::wgmma_fence();
+        wgmma_fence();
       }
-      ptx::wgmma(part, a[2], inputs + 4, block_scales ? 1 : 0);
-      ptx::wgmma(part, a[3], inputs + 6, 1);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<0>();
+      wgmma_bf16(part, a[2], inputs + 4, block_scales ? 1 : 0);
+      wgmma_bf16(part, a[3], inputs + 6, 1);
+      wgmma_commit();
+      wgmma_wait<0>();
 #pragma unroll
       for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[1][i / 2 % 2], part[i], sums[0][i]);
     }
-    if (lane == 0) ptx::mbarrier_arrive(ring.drained + state.stage);
+    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }
 }
@@ -426,7 +430,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   auto* partial = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  ptx::consumer_barrier<C::kConsumers>();  // nobody reads the ring any more
+  barrier_sync<1, C::kConsumers>();  // nobody reads the ring any more
 #pragma unroll
   for (int i = 0; i < C::kTilesM; ++i) {
     const int group_row = C::kGated ? i * C::kOutputRows + warp / 4 * 64 : (warp / 4 * C::kTilesM + i) * 64;
@@ -437,7 +441,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       partial[token * C::kPartialStride + row + s / 2 % 2 * 8] = sums[i][s];
     }
   }
-  ptx::cluster_sync();
+  cluster_sync();
   // This block's share, in rows of four: a thread takes the same rows of several tokens.
   const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
   const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
@@ -456,10 +460,11 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
     float totals[2][4] = {};
 #pragma unroll
     for (int matrix = 0; matrix < (C::kGated ? 2 : 1); ++matrix) {
-      const float* mine = partial + token * C::kPartialStride + matrix * C::kOutputRows + row;
+      const std::uint32_t mine =
+          shared_address(partial + token * C::kPartialStride + matrix * C::kOutputRows + row);
 #pragma unroll 4
       for (int r = 0; r < args.cluster; ++r) {
-        const float4 part = ptx::load_remote4(mine, static_cast<std::uint32_t>(r));
+        const float4 part = load_remote4(remote_address(mine, r));
         totals[matrix][0] += part.x, totals[matrix][1] += part.y;
         totals[matrix][2] += part.z, totals[matrix][3] += part.w;
       }
@@ -471,38 +476,39 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       store(args, tile.token_tile * C::kTokens + token, output_row + j, value);
     }
   }
-  ptx::cluster_sync();
+  cluster_sync();
 }
 
 template <Format kFormat, class C>
 __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_constant__ PrefillArgs args) {
+  let_next_kernel_start();
   extern __shared__ std::byte raw[];
-  std::byte* memory = raw + (1024 - ptx::shared_address(raw) % 1024) % 1024;
+  std::byte* memory = raw + (1024 - shared_address(raw) % 1024) % 1024;
   __shared__ std::uint64_t barriers[2][C::kStages];
-  const Ring ring{.stages = memory, .filled = barriers[0], .drained = barriers[1]};
+  const Ring ring{
+      .stages = memory, .filled = shared_address(barriers[0]), .drained = shared_address(barriers[1])};
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int rank = static_cast<int>(blockIdx.x) % args.cluster;
   const int first = static_cast<int>(blockIdx.x) / args.cluster;
   const int step = static_cast<int>(gridDim.x) / args.cluster;
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::kStages; ++i) {
-      ptx::mbarrier_init(ring.filled + i, 1);
-      ptx::mbarrier_init(ring.drained + i, C::kGroups * 4);
+      mbarrier_init(barrier_at(ring.filled, i), 1);
+      mbarrier_init(barrier_at(ring.drained, i), C::kGroups * 4);
     }
-    ptx::mbarrier_init_fence();
+    mbarrier_init_fence();
   }
   __syncthreads();
   if (warp >= C::kGroups * 4) {
-    ptx::release_registers<C::kCopierRegisters>();
+    lower_registers<C::kCopierRegisters>();
     copy_tiles<kFormat, C>(args, ring, first, step, rank);
     if (args.cluster > 1) {
-      ptx::cluster_sync();
-      ptx::cluster_sync();
+      cluster_sync();
+      cluster_sync();
     }
   } else {
-    ptx::claim_registers<C::kConsumerRegisters>();
-    ptx::wait_for_earlier_kernels();
-    ptx::let_next_kernel_start();
+    raise_registers<C::kConsumerRegisters>();
+    wait_for_earlier_kernels();
     const Blocks blocks = blocks_of_rank(args, rank);
     RingState state;
     for (int index = first; index < args.row_tiles * args.token_tiles; index += step) {
@@ -525,8 +531,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
 __global__ void __launch_bounds__(256)
     round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
                         const std::int32_t* permutation, uint4* inputs, bool quads_aligned) {
-  ptx::let_next_kernel_start();
-  ptx::wait_for_earlier_kernels();
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
   const int chunk = static_cast<int>(threadIdx.x) % 8;
   const int token = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 8;
   const int block = static_cast<int>(blockIdx.y);
