@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "core/check.h"
+#include "quant/activations.h"
+#include "quant/float8.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
 #include "tests/kernels/host_tensor.h"
@@ -230,6 +232,115 @@ TEST_P(LinearTest, GatedWithTwoFormats) {
     std::vector<Bounded> expected;
     for (std::size_t i = 0; i < g.size(); ++i) expected.push_back(gated(g[i], u[i]));
     EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m;
+  }
+}
+
+// m rows of k inputs that have gone through FP8.
+std::vector<float> fp8_activations(Random& random, std::int64_t m, std::int64_t k) {
+  std::vector<float> x = activations(random, m * k);
+  for (std::int64_t i = 0; i < m; ++i) {
+    quant::quantize_dequantize(quant::ActivationFormat::fp8, x.data() + i * k, k, x.data() + i * k);
+  }
+  return x;
+}
+
+// FP8 activations may be multiplied as FP8: by FP8 weights with scales of blocks, rows and other groups, and
+// by MXFP4.
+TEST_P(LinearTest, Fp8Activations) {
+  Random random(22);
+  constexpr std::array kCases = {
+      MatrixCase{quant::WeightFormat::fp8, 1, 1},
+      MatrixCase{quant::WeightFormat::fp8, 17, 72},
+      MatrixCase{quant::WeightFormat::fp8, 130, 200},
+      MatrixCase{quant::WeightFormat::fp8, 33, 200, {.group_k = 200}},
+      MatrixCase{quant::WeightFormat::fp8, 24, 640, {.group_k = 256}},
+      MatrixCase{quant::WeightFormat::fp8, 40, 320, {.group_k = 64}},
+      MatrixCase{quant::WeightFormat::fp8, 272, 1100},
+      MatrixCase{quant::WeightFormat::mxfp4, 33, 160},
+      MatrixCase{quant::WeightFormat::mxfp4, 272, 1120},
+  };
+  for (const MatrixCase& c : kCases) {
+    SCOPED_TRACE(case_name(c));
+    PackedGroups gate = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
+    PackedGroups up = random_groups(device(), random, c.format, 1, c.n, c.k, c.grouping);
+    gate.packed.shape.activations = quant::ActivationFormat::fp8;
+    up.packed.shape.activations = quant::ActivationFormat::fp8;
+    for (const std::int64_t m : {1, 9, 65, 130, 257}) {
+      SCOPED_TRACE(m);
+      const std::vector<float> x_values = fp8_activations(random, m, c.k);
+      const HostTensor x({m, c.k}, x_values, 5);
+      const std::vector<float> before = random.floats(m * c.n);
+      const HostTensor sums({m, c.n}, before, 3);
+      const HostTensor y({m, c.n}, 2);
+      device().table().linear(device().exec(),
+                              {.x = x.view(), .w = gate.packed, .y = sums.view(), .accumulate = true});
+      device().table().gated_linear(device().exec(),
+                                    {.x = x.view(), .gate = gate.packed, .up = up.packed, .y = y.view()});
+      const auto g = product(exact(x_values), gate.weights[0], m, c.n, c.k, bf16_products());
+      const auto u = product(exact(x_values), up.weights[0], m, c.n, c.k, bf16_products());
+      std::vector<Bounded> expected_sums = g;
+      std::vector<Bounded> expected;
+      for (std::size_t i = 0; i < g.size(); ++i) {
+        expected_sums[i].value += static_cast<double>(before[i]);
+        expected_sums[i].bound += 2.0 * kEpsF32 * (std::abs(expected_sums[i].value) + std::abs(before[i]));
+        expected.push_back(gated(g[i], u[i]));
+      }
+      EXPECT_TRUE(within_bounds(sums.values(), expected_sums));
+      EXPECT_TRUE(within_bounds(y.values(), expected));
+      EXPECT_TRUE(sums.guards_intact() && y.guards_intact());
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// [k, k] with ones on the diagonal.
+std::unique_ptr<StoredMatrix> identity_matrix(quant::WeightFormat format, std::int64_t k) {
+  Random random(23);
+  auto m = random_matrix(random, format, k, k, {.group_k = format == quant::WeightFormat::fp8 ? k : 0});
+  std::fill(m->codes.begin(), m->codes.end(), std::byte{0});
+  for (std::int64_t i = 0; i < k; ++i) {
+    if (format == quant::WeightFormat::fp8) {
+      m->codes[static_cast<std::size_t>(i * k + i)] = std::byte{0x38};
+    } else {
+      m->codes[static_cast<std::size_t>((i * k + i) / 2)] = std::byte(i % 2 == 0 ? 0x02 : 0x20);
+    }
+  }
+  if (format == quant::WeightFormat::fp8) {
+    m->view.scale_dtype = DType::bf16;
+    m->scales.clear();
+    for (std::int64_t i = 0; i < k; ++i)
+      m->scales.insert(m->scales.end(), {std::byte{0x80}, std::byte{0x3F}});
+    m->view.scales = m->scales.data();
+  } else {
+    std::fill(m->scales.begin(), m->scales.end(), std::byte{127});
+  }
+  return m;
+}
+
+// Inputs that are FP8 codes times a scale per 128 must not be rounded once more, whether scales are
+// quantize_activation's or powers of two.
+TEST_P(LinearTest, Fp8ActivationsComeThroughExactly) {
+  if (bf16_products() && !gpu()) GTEST_SKIP() << "this tier rounds activations to bf16";
+  constexpr std::int64_t kM = 300;  // more than a GPU multiplies in bf16
+  constexpr std::int64_t kK = 320;
+  Random random(24);
+  for (const auto format : {quant::WeightFormat::fp8, quant::WeightFormat::mxfp4}) {
+    SCOPED_TRACE(format_row(format).name);
+    std::vector<std::unique_ptr<StoredMatrix>> sources;
+    sources.push_back(identity_matrix(format, kK));
+    Weight w = pack(device(), sources);
+    w.shape.activations = quant::ActivationFormat::fp8;
+    std::vector<float> x_values = fp8_activations(random, kM / 2, kK);
+    for (std::int64_t i = kM / 2 * kK; i < kM * kK; ++i) {
+      const std::int64_t group = i / kK * 3 + i % kK / 128;
+      const auto code = static_cast<std::uint8_t>(random.below(256) & 0xFB);  // never NaN
+      x_values.push_back(std::ldexp(quant::e4m3_to_float(code), static_cast<int>(group * 37 % 81) - 40));
+    }
+    const HostTensor x({kM, kK}, x_values);
+    const HostTensor y({kM, kK});
+    device().table().linear(device().exec(), {.x = x.view(), .w = w, .y = y.view()});
+    const std::vector<float> made = y.values();
+    for (std::size_t i = 0; i < x_values.size(); ++i) ASSERT_EQ(made[i], x_values[i]) << i;
   }
 }
 

@@ -1,5 +1,6 @@
-// Which kernel takes which product: decode.cu for few tokens, prefill.cu for more, exact.cu where float32
-// operands are asked for, head.cu for one small matrix per head.
+// Which kernel takes which product: decode.cu for few tokens, prefill.cu for more, prefill_fp8.cu for more
+// whose activations are FP8, exact.cu where float32 operands are asked for, head.cu for one small matrix per
+// head.
 
 #include <algorithm>
 
@@ -9,6 +10,7 @@
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/prefill.h"
+#include "kernels/cuda/linear/prefill_fp8.h"
 #include "kernels/cuda/linear/product.h"
 #include "kernels/cuda/ops.h"
 
@@ -33,7 +35,8 @@ Product make_product(const TensorView& x, const Weight& w, const TensorView& y) 
           .y = y.f32(),
           .y_stride = y.stride[0],
           .y_head_stride = y.rank == 3 ? y.stride[1] : 0,
-          .m = static_cast<int>(x.dim(0))};
+          .m = static_cast<int>(x.dim(0)),
+          .fp8_inputs = w.shape.activations == quant::ActivationFormat::fp8};
 }
 
 // One kernel makes both halves of a gated product.
@@ -50,14 +53,19 @@ bool takes_decode(const PackedWeight& w, int m, int num_sms) {
   return (m <= kFewTokens || w.group_code_bytes <= kFewBytes) && can_decode(w, m, num_sms);
 }
 
-std::size_t scratch_bytes(const PackedWeight& w, int num_matrices, int m, int num_sms) {
-  return takes_decode(w, m, num_sms) ? 0 : prefill_scratch_bytes(w, num_matrices, m);
+bool takes_fp8(const Product& p) { return p.fp8_inputs && can_multiply_fp8(p.w); }
+
+std::size_t scratch_bytes(const Product& p, int num_matrices, int num_sms) {
+  if (takes_decode(p.w, p.m, num_sms)) return 0;
+  return takes_fp8(p) ? fp8_scratch_bytes(p.w, p.m) : prefill_scratch_bytes(p.w, num_matrices, p.m);
 }
 
-// bf16 operands; `up` as in launch_decode_product.
+// bf16 or FP8 operands; `up` as in launch_decode_product.
 void launch_fast_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   if (takes_decode(p.w, p.m, launch.num_sms)) {
     launch_decode_product(p, up, launch);
+  } else if (takes_fp8(p)) {
+    launch_fp8_product(p, up, launch);
   } else {
     launch_prefill_product(p, up, launch);
   }
@@ -66,13 +74,15 @@ void launch_fast_product(const Product& p, const PackedWeight* up, const Launch&
 // Gate and up of different kinds: two products and what joins them.
 void launch_two_products(const Product& gate, const PackedWeight& up, CudaExec& cuda) {
   const std::size_t sums = static_cast<std::size_t>(gate.m) * static_cast<std::size_t>(gate.w.n);
-  const std::size_t inner = std::max(scratch_bytes(gate.w, 1, gate.m, cuda.num_sms()),
-                                     scratch_bytes(up, 1, gate.m, cuda.num_sms()));
+  Product part = gate;
+  part.w = up;
+  const std::size_t inner =
+      std::max(scratch_bytes(gate, 1, cuda.num_sms()), scratch_bytes(part, 1, cuda.num_sms()));
   const std::size_t aligned_inner = (inner + 255) / 256 * 256;
   std::byte* scratch = cuda.scratch(aligned_inner + 2 * sums * sizeof(float));
   const Launch launch = launch_on(cuda, scratch);
   auto* gate_sums = reinterpret_cast<float*>(scratch + aligned_inner);
-  Product part = gate;
+  part = gate;
   part.y = gate_sums;
   part.y_stride = gate.w.n;
   launch_fast_product(part, nullptr, launch);
@@ -102,7 +112,7 @@ void linear(Exec& exec, const LinearArgs& args) {
   if (args.precision == Precision::exact) {
     launch_exact_product(p, launch);
   } else {
-    launch.scratch = cuda.scratch(scratch_bytes(p.w, 1, p.m, launch.num_sms));
+    launch.scratch = cuda.scratch(scratch_bytes(p, 1, launch.num_sms));
     launch_fast_product(p, nullptr, launch);
   }
   check_launch("linear");
@@ -116,7 +126,7 @@ void gated_linear(Exec& exec, const GatedLinearArgs& args) {
   const Product gate = make_product(args.x, args.gate, args.y);
   const PackedWeight up = packed_weight(args.up);
   if (can_fuse(gate.w, up)) {
-    const Launch launch = launch_on(cuda, cuda.scratch(scratch_bytes(gate.w, 2, gate.m, cuda.num_sms())));
+    const Launch launch = launch_on(cuda, cuda.scratch(scratch_bytes(gate, 2, cuda.num_sms())));
     launch_fast_product(gate, &up, launch);
   } else {
     launch_two_products(gate, up, cuda);

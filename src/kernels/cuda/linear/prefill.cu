@@ -18,28 +18,14 @@
 #include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/hopper/wgmma.cuh"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/inputs.h"
 #include "kernels/cuda/linear/prefill.h"
+#include "kernels/cuda/linear/tiles.cuh"
 
 namespace nibble::kernels::cuda {
 namespace {
 
-constexpr int kMaxCluster = 8;
-constexpr int kInputRowBytes = kBlockK * 2;
-constexpr int kMaxRingBytes = 208 * 1024;
 constexpr int kMaxTokenTile = 128;
-
-struct PrefillArgs {
-  PackedWeight w[2];        // gate and up of a gated product
-  const std::byte* inputs;  // [block of k][m_pad][128 bytes], swizzled
-  float* y;
-  std::int64_t y_stride;
-  int m;
-  int m_pad;
-  int row_tiles;  // tiles of the grid
-  int token_tiles;
-  int cluster;
-  bool accumulate;
-};
 
 // kTokens: of a tile. kGated: a warpgroup's second 64 rows are the up projection of its first.
 template <Format kFormat, int kTokensOf, bool kGatedOf>
@@ -85,30 +71,6 @@ struct Config {
   static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
   static_assert(!(kWide && kGated), "gated products of wide scales are two products");
 };
-
-// A block's place in the grid: what it multiplies.
-struct TileOfGrid {
-  int row_tile;
-  int token_tile;
-};
-
-// Neighbouring blocks share activations and weights: bands of 8 row tiles, tokens outside.
-__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, int index) {
-  constexpr int kBand = 8;
-  const int band = index / (kBand * args.token_tiles);
-  const int rows = min(kBand, args.row_tiles - band * kBand);
-  const int rest = index - band * kBand * args.token_tiles;
-  return {.row_tile = band * kBand + rest % rows, .token_tile = rest / rows};
-}
-
-struct Blocks {
-  int begin;
-  int end;
-};
-__device__ __forceinline__ Blocks blocks_of_rank(const PrefillArgs& args, int rank) {
-  const int n = args.w[0].num_blocks;
-  return {.begin = n * rank / args.cluster, .end = n * (rank + 1) / args.cluster};
-}
 
 // Which matrix and which of its row tiles local row tile `i` is: [warpgroup][64 rows][16 rows].
 template <class C>
@@ -195,27 +157,6 @@ struct StageCopy {
   }
 };
 
-struct Ring {
-  std::byte* stages;
-  std::uint32_t filled;  // shared addresses of arrays of barriers
-  std::uint32_t drained;
-};
-__device__ __forceinline__ std::uint32_t barrier_at(std::uint32_t barriers, int i) {
-  return barriers + static_cast<std::uint32_t>(i) * sizeof(std::uint64_t);
-}
-
-// Stage and parity of a position in the stream of stages.
-struct RingState {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1U;
-    }
-  }
-};
-
 template <Format kFormat, class C>
 __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, int first, int step,
                                            int rank) {
@@ -254,12 +195,6 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
       state.advance(C::kStages);
     }
   }
-}
-
-template <int kCount>
-__device__ __forceinline__ void clear(float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = 0.0F;
 }
 
 // Sums of a warpgroup's tile: [64 rows][tokens].
@@ -379,20 +314,6 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
     if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }
-}
-
-__device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
-
-__device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
-  if (token >= args.m || row >= args.w[0].n) return;
-  float* y = args.y + token * args.y_stride + row;
-  *y = args.accumulate ? *y + value : value;
-}
-
-// Factor of output row `row` in matrix `matrix`; rows past the end take any.
-__device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
-  const int tile = min(row / kTileRows, w.num_tiles - 1);
-  return row_factor(w, tile_address(w, 0, tile).scales, row % kTileRows);
 }
 
 template <class C>
@@ -527,85 +448,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
   }
 }
 
-// Activations to bf16, as B tiles are read: one thread, 8 inputs of a token.
-__global__ void __launch_bounds__(256)
-    round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
-                        const std::int32_t* permutation, uint4* inputs, bool quads_aligned) {
-  let_next_kernel_start();
-  wait_for_earlier_kernels();
-  const int chunk = static_cast<int>(threadIdx.x) % 8;
-  const int token = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 8;
-  const int block = static_cast<int>(blockIdx.y);
-  if (token >= m_pad) return;
-  const int column = block * kBlockK + chunk * 8;
-  float values[8] = {};
-  if (token < m) {
-    const float* row = x + token * x_stride;
-    if (quads_aligned && permutation == nullptr && column + 8 <= k) {
-      const float4 low = *reinterpret_cast<const float4*>(row + column);
-      const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
-      values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-      values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int kk = permutation != nullptr ? permutation[column + i] : column + i;
-        if (kk >= 0 && kk < k) values[i] = row[kk];
-      }
-    }
-  }
-  inputs[(static_cast<std::int64_t>(block) * m_pad + token) * 8 + (chunk ^ (token % 8))] = {
-      round_pair(values[0], values[1]), round_pair(values[2], values[3]), round_pair(values[4], values[5]),
-      round_pair(values[6], values[7])};
-}
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 int token_tile(int m) { return m <= 16 ? 16 : m <= 64 ? 64 : kMaxTokenTile; }
 int padded_tokens(int m) { return ceil_div(m, token_tile(m)) * token_tile(m); }
-
-void launch_early(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes, int cluster) {
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
-}
-
-void launch_round_inputs(const Product& p, int m_pad, std::byte* inputs, const Launch& launch) {
-  const bool quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
-  const auto* permutation = p.w.permutation_offset != 0
-                                ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
-                                : nullptr;
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(m_pad, 32)), static_cast<unsigned>(p.w.num_blocks));
-  config.blockDim = dim3(256);
-  config.stream = launch.stream;
-  launch_early(config, attributes, 1);
-  cudaLaunchKernelEx(&config, round_inputs_kernel, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad,
-                     permutation, reinterpret_cast<uint4*>(inputs), quads_aligned);
-}
-
-// Clusters of each size that fit the device at once.
-template <Format kFormat, class C>
-int max_clusters(int size) {
-  static int known[kMaxCluster + 1] = {};
-  if (known[size] == 0) {
-    cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(size));
-    config.blockDim = dim3(C::kThreads);
-    config.dynamicSmemBytes = C::kSharedBytes;
-    launch_early(config, attributes, size);
-    int clusters = 0;
-    const bool answered =
-        cudaOccupancyMaxActiveClusters(&clusters, prefill_kernel<kFormat, C>, &config) == cudaSuccess;
-    known[size] = answered && clusters > 0 ? clusters : 1;
-  }
-  return known[size];
-}
 
 template <Format kFormat, class C>
 void launch_kernel(PrefillArgs args, const Launch& launch) {
@@ -615,17 +459,15 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
-  // The fewest blocks of k, one after another, for the busiest block of the grid.
-  constexpr int kClusterCost = 6;  // of adding up, in blocks of k
-  int best_cost = args.w[0].num_blocks * ceil_div(tiles, launch.num_sms);
-  args.cluster = 1;
-  for (int size = 2; size <= kMaxCluster && args.w[0].num_blocks / size >= kMinBlocksOfRank; ++size) {
-    const int rounds = ceil_div(tiles, max_clusters<kFormat, C>(size));
-    const int cost = rounds * (ceil_div(args.w[0].num_blocks, size) + kClusterCost);
-    if (cost >= best_cost) continue;
-    best_cost = cost;
-    args.cluster = size;
-  }
+  // Of adding up, in blocks of k.
+  constexpr int kClusterCost = 6;
+  args.cluster = choose_cluster(tiles, args.w[0].num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost,
+                                [&](int size) {
+                                  static int known[kMaxCluster + 1] = {};
+                                  if (known[size] == 0)
+                                    known[size] = max_clusters(kernel, size, C::kThreads, C::kSharedBytes);
+                                  return known[size];
+                                });
   const int blocks = args.cluster > 1 ? tiles * args.cluster : std::min(tiles, launch.num_sms);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
@@ -674,9 +516,10 @@ std::size_t prefill_scratch_bytes(const PackedWeight& w, int num_matrices, int m
 void launch_prefill_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
   const int m_pad = padded_tokens(p.m);
-  launch_round_inputs(p, m_pad, launch.scratch, launch);
+  launch_round_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), launch);
   PrefillArgs args{.w = {p.w, up != nullptr ? *up : p.w},
                    .inputs = launch.scratch,
+                   .input_scales = nullptr,
                    .y = p.y,
                    .y_stride = p.y_stride,
                    .m = p.m,

@@ -1,0 +1,188 @@
+#include "kernels/cuda/linear/inputs.h"
+
+#include <cuda_fp8.h>
+
+#include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/linear/tiles.cuh"
+#include "kernels/cuda/overlap.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kChunks = 8;  // of 16 bytes in a token's 128; one thread each
+constexpr int kTokens = kThreads / kChunks;
+constexpr int kPanelK = 128;  // of E4M3
+
+// What a thread makes a chunk of.
+struct Place {
+  int panel;
+  int token;
+  int chunk;
+};
+__device__ __forceinline__ Place place_of_thread() {
+  return {.panel = static_cast<int>(blockIdx.x),
+          .token = static_cast<int>(blockIdx.y) * kTokens + static_cast<int>(threadIdx.x) / kChunks,
+          .chunk = static_cast<int>(threadIdx.x) % kChunks};
+}
+__device__ __forceinline__ uint4& chunk_at(uint4* panels, const Place& place, int m_pad) {
+  return panels[(static_cast<std::int64_t>(place.panel) * m_pad + place.token) * kChunks +
+                (place.chunk ^ (place.token % 8))];
+}
+
+// Inputs [column, column + kCount) of a row, zero past its end.
+template <int kCount>
+__device__ __forceinline__ void load_values(const float* row, const std::int32_t* permutation, int column,
+                                            int k, bool quads_aligned, float (&values)[kCount]) {
+  if (quads_aligned && permutation == nullptr && column + kCount <= k) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const float4 quad = *reinterpret_cast<const float4*>(row + column + i);
+      values[i] = quad.x, values[i + 1] = quad.y, values[i + 2] = quad.z, values[i + 3] = quad.w;
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int kk = permutation != nullptr ? permutation[column + i] : column + i;
+    if (kk >= 0 && kk < k) values[i] = row[kk];
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
+                        const std::int32_t* permutation, uint4* panels, bool quads_aligned) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const Place place = place_of_thread();
+  if (place.token >= m_pad) return;
+  float v[8] = {};
+  if (place.token < m) {
+    load_values(x + place.token * x_stride, permutation, place.panel * kBlockK + place.chunk * 8, k,
+                quads_aligned, v);
+  }
+  chunk_at(panels, place, m_pad) = {round_pair(v[0], v[1]), round_pair(v[2], v[3]), round_pair(v[4], v[5]),
+                                    round_pair(v[6], v[7])};
+}
+
+// Over the eight threads of a token's panel.
+__device__ __forceinline__ float max_of_panel(float value) {
+#pragma unroll
+  for (int offset = 1; offset < kChunks; offset *= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFU, value, offset));
+  }
+  return value;
+}
+__device__ __forceinline__ bool all_of_panel(bool value) {
+  const unsigned votes = __ballot_sync(0xFFFFFFFFU, value);
+  const unsigned mine = 0xFFU << (threadIdx.x % 32 / kChunks * kChunks);
+  return (votes & mine) == mine;
+}
+
+// Sixteen E4M3 codes, two in the low half of each word, and their values.
+struct Codes {
+  std::uint32_t pairs[8];
+
+  __device__ __forceinline__ void make(const float (&scaled)[16]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      pairs[i] = __nv_cvt_float2_to_fp8x2({scaled[2 * i], scaled[2 * i + 1]}, __NV_SATFINITE, __NV_E4M3);
+    }
+  }
+  // Whether these times scale are the inputs.
+  [[nodiscard]] __device__ __forceinline__ bool give(const float (&values)[16], float scale) const {
+    bool same = true;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const __half2 pair(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pairs[i]), __NV_E4M3));
+      same = same && __low2float(pair) * scale == values[2 * i] &&
+             __high2float(pair) * scale == values[2 * i + 1];
+    }
+    return same;
+  }
+};
+
+__device__ __forceinline__ float quantize(const float (&values)[16], Codes& codes) {
+  constexpr float kFloor = 1e-12F;
+  constexpr float kE4m3Max = 448.0F;
+  float largest = kFloor;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) largest = fmaxf(largest, fabsf(values[i]));
+  const float scale = __fdiv_rn(max_of_panel(largest), kE4m3Max);
+  float scaled[16];
+
+  const float power = __uint_as_float((__float_as_uint(scale) + 0x7FFFFFU) & 0x7F800000U);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) scaled[i] = values[i] * (1.0F / power);
+  codes.make(scaled);
+  if (all_of_panel(codes.give(values, power))) return power;
+
+#pragma unroll
+  for (int i = 0; i < 16; ++i) scaled[i] = __fdiv_rn(values[i], scale);
+  codes.make(scaled);
+  const float above = __uint_as_float(__float_as_uint(scale) + 1U);
+  const float below = __uint_as_float(__float_as_uint(scale) - 1U);
+  const bool is_scale = all_of_panel(codes.give(values, scale));
+  const bool is_above = all_of_panel(codes.give(values, above));
+  const bool is_below = all_of_panel(codes.give(values, below));
+  return is_scale ? scale : is_above ? above : is_below ? below : scale;
+}
+
+// Bytes of sixteen codes in order.
+__device__ __forceinline__ uint4 arrange(const Codes& codes, ByteOrder order) {
+  std::uint32_t words[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const std::uint32_t low = codes.pairs[t];
+    const std::uint32_t high = codes.pairs[t + 4];
+    words[t] = __byte_perm(low, high, order == ByteOrder::pairs ? 0x5410U : 0x1504U);
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+__global__ void __launch_bounds__(kThreads)
+    quantize_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, ByteOrder order,
+                           uint4* panels, float* scales, bool quads_aligned) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const Place place = place_of_thread();
+  float values[16] = {};
+  if (place.token < m) {
+    load_values(x + place.token * x_stride, nullptr, place.panel * kPanelK + place.chunk * 16, k,
+                quads_aligned, values);
+  }
+  Codes codes;
+  const float scale = quantize(values, codes);
+  if (place.token >= m_pad) return;
+  chunk_at(panels, place, m_pad) = arrange(codes, order);
+  if (place.chunk == 0) scales[static_cast<std::int64_t>(place.panel) * m_pad + place.token] = scale;
+}
+
+bool has_aligned_quads(const Product& p) {
+  return reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
+}
+
+dim3 grid_of(int panels, int m_pad) {
+  return {static_cast<unsigned>(panels), static_cast<unsigned>(ceil_div(m_pad, kTokens))};
+}
+
+}  // namespace
+
+void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch) {
+  const auto* permutation = p.w.permutation_offset != 0
+                                ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
+                                : nullptr;
+  launch_overlapped(round_inputs_kernel, grid_of(p.w.num_blocks, m_pad), kThreads, 0, launch.stream, p.x,
+                    p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, permutation, panels,
+                    has_aligned_quads(p));
+}
+
+void launch_quantize_inputs(const Product& p, ByteOrder order, int m_pad, uint4* panels, float* scales,
+                            const Launch& launch) {
+  launch_overlapped(quantize_inputs_kernel, grid_of(ceil_div(p.w.num_blocks, 2), m_pad), kThreads, 0,
+                    launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, order, panels,
+                    scales, has_aligned_quads(p));
+}
+
+}  // namespace nibble::kernels::cuda

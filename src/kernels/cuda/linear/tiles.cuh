@@ -1,0 +1,138 @@
+// What the products of many tokens share: cutting the grid into tiles, the ring between the warps that copy
+// and those that multiply, and writing results.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/fragment.cuh"
+#include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/linear/product.h"
+
+namespace nibble::kernels::cuda {
+
+constexpr int kMaxCluster = 8;
+constexpr int kInputRowBytes = 128;  // of a token in a panel
+constexpr int kMaxRingBytes = 208 * 1024;
+
+struct PrefillArgs {
+  PackedWeight w[2];          // gate and up of a gated product
+  const std::byte* inputs;    // [panel of k][m_pad][128 bytes], swizzled: 64 bf16 or 128 E4M3
+  const float* input_scales;  // of E4M3: [panel of k][m_pad]
+  float* y;
+  std::int64_t y_stride;
+  int m;
+  int m_pad;
+  int row_tiles;  // tiles of the grid
+  int token_tiles;
+  int cluster;
+  bool accumulate;
+};
+
+// A block's place in the grid: what it multiplies.
+struct TileOfGrid {
+  int row_tile;
+  int token_tile;
+};
+
+// Neighbouring blocks share activations and weights: bands of 8 row tiles, tokens outside.
+__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, int index) {
+  constexpr int kBand = 8;
+  const int band = index / (kBand * args.token_tiles);
+  const int rows = min(kBand, args.row_tiles - band * kBand);
+  const int rest = index - band * kBand * args.token_tiles;
+  return {.row_tile = band * kBand + rest % rows, .token_tile = rest / rows};
+}
+
+struct Blocks {
+  int begin;
+  int end;
+};
+__device__ __forceinline__ Blocks blocks_of_rank(const PrefillArgs& args, int rank) {
+  const int n = args.w[0].num_blocks;
+  return {.begin = n * rank / args.cluster, .end = n * (rank + 1) / args.cluster};
+}
+
+struct Ring {
+  std::byte* stages;
+  std::uint32_t filled;  // shared addresses of arrays of barriers
+  std::uint32_t drained;
+};
+__device__ __forceinline__ std::uint32_t barrier_at(std::uint32_t barriers, int i) {
+  return barriers + static_cast<std::uint32_t>(i) * sizeof(std::uint64_t);
+}
+
+// Stage and parity of a position in the stream of stages.
+struct RingState {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
+template <int kCount>
+__device__ __forceinline__ void clear(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = 0.0F;
+}
+
+__device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
+
+__device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
+  if (token >= args.m || row >= args.w[0].n) return;
+  float* y = args.y + token * args.y_stride + row;
+  *y = args.accumulate ? *y + value : value;
+}
+
+// Factor of output row `row` in matrix `matrix`; rows past the end take any.
+__device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
+  const int tile = min(row / kTileRows, w.num_tiles - 1);
+  return row_factor(w, tile_address(w, 0, tile).scales, row % kTileRows);
+}
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Attributes of an overlapped launch in clusters; `attributes` has room for two.
+inline void launch_early(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes, int cluster) {
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
+}
+
+// The cluster size for `tiles` of `steps` steps of k each that makes the busiest block's work least;
+// fitting(size): how many clusters run at once.
+template <class Fitting>
+int choose_cluster(int tiles, int steps, int num_sms, int min_steps, int cluster_cost,
+                   const Fitting& fitting) {
+  int best_cost = steps * ceil_div(tiles, num_sms);
+  int best = 1;
+  for (int size = 2; size <= kMaxCluster && steps / size >= min_steps; ++size) {
+    const int cost = ceil_div(tiles, fitting(size)) * (ceil_div(steps, size) + cluster_cost);
+    if (cost >= best_cost) continue;
+    best_cost = cost;
+    best = size;
+  }
+  return best;
+}
+
+// Clusters of `size` blocks of a kernel that fit the device at once.
+template <class Kernel>
+int max_clusters(Kernel* kernel, int size, int threads, int shared_bytes) {
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(size));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  launch_early(config, attributes, size);
+  int clusters = 0;
+  const bool answered = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+  return answered && clusters > 0 ? clusters : 1;
+}
+
+}  // namespace nibble::kernels::cuda
