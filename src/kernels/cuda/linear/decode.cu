@@ -7,8 +7,9 @@
 // run, each block with a slice of k. Every warp leaves its sums in shared memory; when all tiles of the run
 // are done, the block, or the cluster, adds them up in a fixed order.
 //
-// A block takes less than half of an SM, so that the next kernel's blocks find room beside it. They fill
-// their rings before they wait for this kernel's results: between kernels the weights go on streaming.
+// A block takes half of an SM, so that one of the next kernel's blocks finds room beside it. It fills its
+// ring before it waits for this kernel's results: between kernels the weights go on streaming. Grids are as
+// large as the GPU even if some blocks have nothing to do, lest two blocks of the next kernel share an SM.
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
@@ -26,7 +27,10 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kMaxSlices = 8;  // blocks of a cluster
-constexpr int kMaxSharedBytes = 233472 / 2 - 1024;
+// Two blocks an SM, and room for a small kernel between them.
+constexpr int kSharedBytes = (233472 - 8192) / 2 - 1024;
+constexpr int kMinStages = 2;
+constexpr int kMaxStages = 6;
 
 struct DecodeArgs {
   PackedWeight w[2];  // gate and up of a gated product
@@ -39,14 +43,15 @@ struct DecodeArgs {
   int slice_blocks;
   int warps_k;         // warps of a team that share a matrix
   int run_tiles;       // of a cluster, at most
-  bool quads_aligned;  // rows of x start at multiples of 16 bytes
+  int stages;          // of a warp's ring
+  bool pairs_aligned;  // rows of x start at multiples of 8 bytes
   bool accumulate;
 };
 
 // Blocks of k in a stage of the ring, and the bytes there.
 template <Format kFormat>
 struct Stage {
-  static constexpr int kBlocks = std::max(1, 2048 / block_bytes(kFormat));
+  static constexpr int kBlocks = std::max(1, 4096 / block_bytes(kFormat));
   static constexpr int kCodeBytes = kBlocks * block_bytes(kFormat);
   static constexpr int kMaxGroups = kBlocks * (kBlockK / kChunkK);
   static constexpr int kScaleBytes =
@@ -54,18 +59,19 @@ struct Stage {
   static constexpr int kZeroBytes =
       kFormat == Format::int4 || kFormat == Format::int8 ? kMaxGroups * kTileRows : 0;
   static constexpr int kBytes = kCodeBytes + kScaleBytes + kZeroBytes;
-  static constexpr int kStages = kCodeBytes > 2048 ? 2 : 4;  // of a warp's ring
 };
 
-// Shared memory: the ring, its barriers, and then for a block's sizes
+// Shared memory
+//   filled   [warp][kMaxStages] barriers
+//   ring     [warp][stage]
 //   inputs   of the slice: [block][half][token][t] of 16 bytes
 //   sums     [tile of the run][matrix][warp of the team][token][row]
 //   factors  [tile of the run][matrix][row]
+constexpr int kBarrierBytes = kWarps * kMaxStages * static_cast<int>(sizeof(std::uint64_t));
 template <Format kFormat>
-struct SharedMemory {
-  std::byte ring[kWarps * Stage<kFormat>::kStages * Stage<kFormat>::kBytes];
-  std::uint64_t filled[kWarps][Stage<kFormat>::kStages];
-};
+NIB_HOST_DEVICE constexpr int ring_bytes(int stages) {
+  return kWarps * stages * Stage<kFormat>::kBytes;
+}
 NIB_HOST_DEVICE constexpr int input_bytes(int slice_blocks, int m) { return slice_blocks * m * 128; }
 NIB_HOST_DEVICE constexpr int sum_floats(int matrices, int warps_k, int m) {  // of a tile
   return matrices * warps_k * m * kTileRows;
@@ -102,11 +108,12 @@ class Producer {
  public:
   using S = Stage<kFormat>;
 
-  __device__ Producer(const PackedWeight& w, std::uint32_t ring, std::uint32_t filled, const Run& run,
-                      const Run& tiles)
+  __device__ Producer(const PackedWeight& w, std::uint32_t ring, std::uint32_t filled, std::uint32_t stages,
+                      const Run& run, const Run& tiles)
       : w_(w),
         ring_(ring),
         filled_(filled),
+        stages_(stages),
         run_(run),
         tile_(tiles.begin),
         last_tile_(run.begin < run.end ? tiles.end : tiles.begin),
@@ -143,7 +150,7 @@ class Producer {
     }
     bulk_copy(stage, address_.codes + static_cast<std::int64_t>(block_) * block_bytes(kFormat), code_bytes,
               barrier);
-    stage_ = stage_ + 1 == S::kStages ? 0 : stage_ + 1;
+    stage_ = stage_ + 1 == stages_ ? 0 : stage_ + 1;
     block_ += count;
     if (block_ == run_.end) {
       block_ = run_.begin;
@@ -157,6 +164,7 @@ class Producer {
   const PackedWeight& w_;
   std::uint32_t ring_;  // shared addresses
   std::uint32_t filled_;
+  std::uint32_t stages_;
   Run run_;
   int tile_;
   int last_tile_;
@@ -225,27 +233,29 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 }
 
 // Activations of a slice to shared memory, as load_inputs reads them.
-__device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks,
-                                             std::uint32_t* inputs) {
-  constexpr int kAtOnce = 4;  // loads in flight of a thread
+__device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks, uint4* inputs) {
+  constexpr int kAtOnce = 4;  // chunks in flight of a thread
   const PackedWeight& w = args.w[0];
   const std::int32_t* permutation = permutation_of(w, 0);
-  const int octets = (blocks.end - blocks.begin) * (kBlockK / 8);
-  const int total = octets * args.m;
+  const int chunks = (blocks.end - blocks.begin) * 8;  // of a token
+  const int total = chunks * args.m;
   for (int begin = static_cast<int>(threadIdx.x); begin < total; begin += kAtOnce * kThreads) {
-    InputOctet loaded[kAtOnce];
+    InputChunk loaded[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      loaded[i] = load_octet(args.x + index / octets * args.x_stride, permutation,
-                             blocks.begin * kBlockK + index % octets * 8, w.k, args.quads_aligned);
+      const int chunk = index % chunks;
+      loaded[i] =
+          load_chunk(args.x + index / chunks * args.x_stride, permutation,
+                     blocks.begin * kBlockK + chunk / 4 * 32 + chunk % 4 * 2, w.k, args.pairs_aligned);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      store_octet(inputs, index % octets, index / octets, args.m, loaded[i]);
+      const int chunk = index % chunks;
+      store_chunk(inputs, chunk / 4, chunk % 4, index / chunks, args.m, loaded[i]);
     }
   }
 }
@@ -296,6 +306,7 @@ struct Consumer {
   const uint4* inputs;  // of the slice
   int first_block;      // of the slice
   int m;
+  std::uint32_t stages;
   std::uint32_t stage = 0;
   std::uint32_t parity = 0;
 
@@ -318,7 +329,7 @@ struct Consumer {
       }
       __syncwarp();
       if (lane == 0) producer.issue();
-      if (++stage == S::kStages) {
+      if (++stage == stages) {
         stage = 0;
         parity ^= 1U;
       }
@@ -328,14 +339,13 @@ struct Consumer {
 
 template <Format kFormat, int kMatrices>
 __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_constant__ DecodeArgs args) {
-  constexpr int kStages = Stage<kFormat>::kStages;
   let_next_kernel_start();
   extern __shared__ __align__(128) std::byte memory[];
-  auto& shared = *reinterpret_cast<SharedMemory<kFormat>*>(memory);
-  auto* inputs = reinterpret_cast<uint4*>(memory + sizeof(SharedMemory<kFormat>));
+  std::byte* rings = memory + kBarrierBytes;
+  std::byte* after_ring = rings + ring_bytes<kFormat>(args.stages);
+  auto* inputs = reinterpret_cast<uint4*>(after_ring);
   const int sums_of_tile = sum_floats(kMatrices, args.warps_k, args.m);
-  auto* sums = reinterpret_cast<float*>(memory + sizeof(SharedMemory<kFormat>) +
-                                        input_bytes(args.slice_blocks, args.m));
+  auto* sums = reinterpret_cast<float*>(after_ring + input_bytes(args.slice_blocks, args.m));
   float* factors = sums + args.run_tiles * sums_of_tile;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -348,13 +358,14 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_consta
       part_of(work.blocks.begin, work.blocks.end - work.blocks.begin, warp % args.warps_k, args.warps_k);
 
   // Weights are constant: only after the first requests is what earlier kernels wrote looked at.
-  std::byte* ring = shared.ring + warp * kStages * Stage<kFormat>::kBytes;
-  const std::uint32_t filled = shared_address(shared.filled[warp]);
-  Producer<kFormat> producer(w, shared_address(ring), filled, run, tiles);
+  std::byte* ring = rings + warp * args.stages * Stage<kFormat>::kBytes;
+  const std::uint32_t filled = shared_address(memory) + warp * kMaxStages * 8;
+  const auto stages = static_cast<std::uint32_t>(args.stages);
+  Producer<kFormat> producer(w, shared_address(ring), filled, stages, run, tiles);
   if (lane == 0) {
-    for (int i = 0; i < kStages; ++i) mbarrier_init(filled + i * 8, 1);
+    for (std::uint32_t i = 0; i < stages; ++i) mbarrier_init(filled + i * 8, 1);
     mbarrier_init_fence();
-    for (int i = 0; i < kStages; ++i) producer.issue();
+    for (std::uint32_t i = 0; i < stages; ++i) producer.issue();
   }
   const int num_factors = (work.tiles.end - work.tiles.begin) * kMatrices * kTileRows;
   for (int i = static_cast<int>(threadIdx.x); i < num_factors; i += kThreads) {
@@ -363,11 +374,15 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_consta
     factors[i] = row_factor(of, tile_address(of, 0, tile).scales, i % kTileRows);
   }
   wait_for_earlier_kernels();
-  round_inputs(args, work.blocks, reinterpret_cast<std::uint32_t*>(inputs));
+  if (work.tiles.begin < work.tiles.end) round_inputs(args, work.blocks, inputs);
   __syncthreads();
 
-  Consumer<kFormat> consumer{
-      .ring = ring, .filled = filled, .inputs = inputs, .first_block = work.blocks.begin, .m = args.m};
+  Consumer<kFormat> consumer{.ring = ring,
+                             .filled = filled,
+                             .inputs = inputs,
+                             .first_block = work.blocks.begin,
+                             .m = args.m,
+                             .stages = stages};
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     float part[2][4] = {};
     consumer.multiply_tile(w, run, producer, lane, part);
@@ -397,14 +412,15 @@ struct Cut {
   int warps_k = 0;
   int runs = 0;  // of tiles
   int run_tiles = 0;
-  int shared_bytes = 0;
+  int stages = 0;
 };
 
-// The cut with the fewest blocks of k, one after another, for the busiest warp.
-Cut choose_cut(const PackedWeight& w, int num_matrices, int fixed_bytes, int m, int num_sms) {
-  // Of handing on a tile and of adding slices, in blocks of k.
+// The cut with the fewest blocks of k, one after another, for the busiest warp. stage_bytes: of all warps.
+Cut choose_cut(const PackedWeight& w, int num_matrices, int stage_bytes, int m, int num_sms) {
+  // Of handing on a tile, of adding slices, and of a token's inputs, in blocks of k.
   constexpr double kTileCost = 0.5;
   constexpr double kSliceCost = 4.0;
+  constexpr double kInputCost = 0.03;
   Cut best;
   double best_cost = 0.0;
   for (int slices = 1; slices <= kMaxSlices; slices *= 2) {
@@ -415,25 +431,24 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int fixed_bytes, int m, 
     for (int warps_k = 1; warps_k * num_matrices <= kWarps; warps_k *= 2) {
       const int tile_bytes =
           (sum_floats(num_matrices, warps_k, m) + num_matrices * kTileRows) * static_cast<int>(sizeof(float));
-      const int room = kMaxSharedBytes - fixed_bytes - input_bytes(slice_blocks, m);
-      const int max_run = room / tile_bytes;
+      const int room = kSharedBytes - kBarrierBytes - input_bytes(slice_blocks, m);
+      const int max_run = (room - kMinStages * stage_bytes) / tile_bytes;
       if (max_run < 1) continue;
       int rounds = 1;
       while (ceil_div(w.num_tiles, clusters * rounds) > max_run) ++rounds;
-      const int runs = std::min(w.num_tiles, clusters * rounds);
-      const int run_tiles = ceil_div(w.num_tiles, runs);
+      const int run_tiles = ceil_div(w.num_tiles, clusters * rounds);
       const int teams = kWarps / (warps_k * num_matrices);
       const double cost =
-          rounds * ceil_div(run_tiles, teams) * (ceil_div(slice_blocks, warps_k) + kTileCost) +
-          (slices > 1 ? kSliceCost : 0.0);
+          rounds * (ceil_div(run_tiles, teams) * (ceil_div(slice_blocks, warps_k) + kTileCost) +
+                    (slices > 1 ? kSliceCost : 0.0) + kInputCost * m * slice_blocks);
       if (best.slices == 0 || cost < best_cost) {
         best_cost = cost;
         best = {.slices = slices,
                 .slice_blocks = slice_blocks,
                 .warps_k = warps_k,
-                .runs = runs,
+                .runs = clusters * rounds,
                 .run_tiles = run_tiles,
-                .shared_bytes = kMaxSharedBytes - room + run_tiles * tile_bytes};
+                .stages = std::min(kMaxStages, (room - run_tiles * tile_bytes) / stage_bytes)};
       }
     }
   }
@@ -443,8 +458,7 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int fixed_bytes, int m, 
 Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
   Cut cut;
   dispatch_format(w.format, [&](auto format) {
-    constexpr int kFixedBytes = sizeof(SharedMemory<decltype(format)::value>);
-    cut = choose_cut(w, num_matrices, kFixedBytes, m, num_sms);
+    cut = choose_cut(w, num_matrices, ring_bytes<decltype(format)::value>(1), m, num_sms);
   });
   return cut;
 }
@@ -452,7 +466,7 @@ Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
 template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
   auto* kernel = decode_kernel<kFormat, kMatrices>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -461,7 +475,7 @@ void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch)
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(cut.runs * cut.slices));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(cut.shared_bytes);
+  config.dynamicSmemBytes = kSharedBytes;
   config.stream = launch.stream;
   config.attrs = attributes;
   config.numAttrs = cut.slices > 1 ? 2 : 1;
@@ -488,7 +502,8 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
       .slice_blocks = cut.slice_blocks,
       .warps_k = cut.warps_k,
       .run_tiles = cut.run_tiles,
-      .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
+      .stages = cut.stages,
+      .pairs_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0,
       .accumulate = p.accumulate};
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;

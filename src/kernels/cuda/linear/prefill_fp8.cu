@@ -89,12 +89,12 @@ struct Copier {
     }
   }
 
-  __device__ __forceinline__ void inputs(int token_tile, int block, std::uint32_t stage,
+  __device__ __forceinline__ void inputs(const Part& part, int token_tile, int block, std::uint32_t stage,
                                          std::uint32_t barrier) const {
     const std::int64_t row = static_cast<std::int64_t>(block / kStageBlocks) * args.m_pad +
                              static_cast<std::int64_t>(token_tile) * C::kTokens;
     if (lane == 2 * kWarps) {
-      bulk_copy(stage, args.inputs + row * kInputRowBytes, C::kInputBytes, barrier);
+      copy_inputs(args, part, stage, args.inputs + row * kInputRowBytes, C::kInputBytes, barrier);
     } else if (lane == 2 * kWarps + 1) {
       bulk_copy(stage + C::kInputScalesAt, args.input_scales + row, C::kTokens * 4, barrier);
     }
@@ -102,14 +102,13 @@ struct Copier {
 };
 
 template <class C>
-__device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, int first, int step,
-                                           int rank) {
+__device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, const Part& part) {
   const Copier<C> copier{args, static_cast<int>(threadIdx.x) % 32};
-  const Blocks blocks = stages_of_rank(args, rank);
+  const Blocks blocks = stages_of_rank(args, part.k_rank(args));
   const auto stage_at = [&](int i) { return shared_address(ring.stages) + i * C::kStageBytes; };
   // Weights of the first stages do not depend on earlier kernels; their activations do.
   const int ahead = min(C::kStages, (blocks.end - blocks.begin + kStageBlocks - 1) / kStageBlocks);
-  const TileOfGrid first_tile = tile_of_grid(args, first);
+  const TileOfGrid first_tile = tile_of_grid(args, part, part.first);
   for (int i = 0; i < ahead; ++i) {
     const int block = blocks.begin + i * kStageBlocks;
     copier.weights(first_tile.row_tile, block, min(kStageBlocks, blocks.end - block), stage_at(i),
@@ -118,8 +117,8 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   wait_for_earlier_kernels();
   RingState state;
   int position = 0;
-  for (int index = first; index < args.row_tiles * args.token_tiles; index += step) {
-    const TileOfGrid tile = tile_of_grid(args, index);
+  for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
+    const TileOfGrid tile = tile_of_grid(args, part, index);
     for (int block = blocks.begin; block < blocks.end; block += kStageBlocks, ++position) {
       const std::uint32_t barrier = barrier_at(ring.filled, state.stage);
       if (position >= ahead) {
@@ -129,7 +128,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
         copier.weights(tile.row_tile, block, min(kStageBlocks, blocks.end - block), stage_at(state.stage),
                        barrier);
       }
-      copier.inputs(tile.token_tile, block, stage_at(state.stage), barrier);
+      copier.inputs(part, tile.token_tile, block, stage_at(state.stage), barrier);
       state.advance(C::kStages);
     }
   }
@@ -284,7 +283,7 @@ __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Rin
     } else {
       multiply_stage<C, false>(stage, operand, lane, sums);
     }
-    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
+    let_go(args, ring, state.stage, lane);
     state.advance(C::kStages);
   }
 }
@@ -374,21 +373,12 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
   const Ring ring{
       .stages = memory, .filled = shared_address(barriers[0]), .drained = shared_address(barriers[1])};
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int rank = static_cast<int>(blockIdx.x) % args.cluster;
-  const int first = static_cast<int>(blockIdx.x) / args.cluster;
-  const int step = static_cast<int>(gridDim.x) / args.cluster;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < C::kStages; ++i) {
-      mbarrier_init(barrier_at(ring.filled, i), 1);
-      mbarrier_init(barrier_at(ring.drained, i), kWarps);
-    }
-    mbarrier_init_fence();
-  }
-  __syncthreads();
+  const Part part = part_of_block(args);
+  init_ring(args, ring, C::kStages, kWarps);
   if (warp >= kWarps) {
     lower_registers<kCopierRegisters>();
     if (warp == kWarps) {
-      copy_tiles<C>(args, ring, first, step, rank);
+      copy_tiles<C>(args, ring, part);
     } else {
       wait_for_earlier_kernels();
     }
@@ -400,24 +390,27 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
   } else {
     raise_registers<kConsumerRegisters>();
     wait_for_earlier_kernels();
-    const Blocks blocks = stages_of_rank(args, rank);
+    const Blocks blocks = stages_of_rank(args, part.k_rank(args));
     RingState state;
-    for (int index = first; index < args.row_tiles * args.token_tiles; index += step) {
+    for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
       Sums<C> sums;
       multiply_tile<C>(args, ring, state, blocks, sums);
       if (args.cluster == 1) {
-        store_tile<C>(args, tile_of_grid(args, index), sums);
+        store_tile<C>(args, tile_of_grid(args, part, index), sums);
       } else {
-        store_tile_of_cluster<C>(args, tile_of_grid(args, index), sums, memory, rank);
+        store_tile_of_cluster<C>(args, tile_of_grid(args, part, index), sums, memory, part.rank);
       }
     }
   }
+  __syncwarp();
+  if (args.pair == 2) cluster_sync();  // the other one may still copy to here, or arrive
 }
 
 // How a product is cut.
 struct Cut {
   int tokens = 0;  // of a tile
   int cluster = 1;
+  int pair = 1;
   double cost = 0.0;  // of the busiest block, in tokens times stages
 };
 
@@ -437,13 +430,19 @@ void consider(const PackedWeight& w, int m, int num_sms, Cut& best) {
   constexpr int kStageCost = 32;   // besides its tokens
   constexpr int kClusterCost = 4;  // of adding up, in stages
   const int stages = ceil_div(w.num_blocks, kStageBlocks);
-  const int tiles = ceil_div(w.num_tiles * kTileRows, C::kOutputRows) * ceil_div(m, C::kTokens);
+  const int row_tiles = ceil_div(w.num_tiles * kTileRows, C::kOutputRows);
+  const int token_tiles = ceil_div(m, C::kTokens);
+  const int tiles = row_tiles * token_tiles;
   const int cluster = choose_cluster(tiles, stages, num_sms, kMinStages, kClusterCost,
                                      [](int size) { return fitting_clusters<C>(size); });
-  const int rounds = ceil_div(tiles, cluster == 1 ? num_sms : fitting_clusters<C>(cluster));
+  const int pair = cluster == 1 && row_tiles > 1 ? 2 : 1;
+  const int rounds = pair == 2      ? ceil_div(ceil_div(row_tiles, 2) * token_tiles, fitting_clusters<C>(2))
+                     : cluster == 1 ? 1
+                                    : ceil_div(tiles, fitting_clusters<C>(cluster));
   const double cost = static_cast<double>(rounds) * (C::kTokens + kStageCost) *
                       (ceil_div(stages, cluster) + (cluster > 1 ? kClusterCost : 0));
-  if (best.tokens == 0 || cost < best.cost) best = {.tokens = C::kTokens, .cluster = cluster, .cost = cost};
+  if (best.tokens == 0 || cost < best.cost)
+    best = {.tokens = C::kTokens, .cluster = cluster, .pair = pair, .cost = cost};
 }
 
 // fn(Config) with the tile of the cut.
@@ -469,20 +468,20 @@ Cut choose_cut(const PackedWeight& w, int m, int num_sms) {
 }
 
 template <class C>
-void launch_kernel(PrefillArgs args, int cluster, const Launch& launch) {
+void launch_kernel(PrefillArgs args, const Launch& launch) {
   cudaFuncSetAttribute(fp8_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
-  args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
+  args.row_tiles = ceil_div(ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows), args.pair);
   args.token_tiles = args.m_pad / C::kTokens;
-  args.cluster = cluster;
+  const int group = args.cluster * args.pair;
   const int tiles = args.row_tiles * args.token_tiles;
+  const int groups = args.cluster > 1 ? tiles : std::min(tiles, fitting_clusters<C>(group));
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(cluster > 1 ? tiles * cluster : std::min(tiles, launch.num_sms)));
+  config.gridDim = dim3(static_cast<unsigned>(groups * group));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = C::kSharedBytes;
   config.stream = launch.stream;
-  launch_early(config, attributes, cluster);
+  launch_early(config, attributes, group);
   cudaLaunchKernelEx(&config, fp8_kernel<C>, args);
 }
 
@@ -509,10 +508,11 @@ void launch_format(const Product& p, const PackedWeight* up, const Launch& launc
                          .m_pad = m_pad,
                          .row_tiles = 0,
                          .token_tiles = 0,
-                         .cluster = 1,
+                         .cluster = cut.cluster,
+                         .pair = cut.pair,
                          .accumulate = p.accumulate};
-  with_tokens<kFormat, kGated>(
-      cut.tokens, [&](auto config) { launch_kernel<decltype(config)>(args, cut.cluster, launch); });
+  with_tokens<kFormat, kGated>(cut.tokens,
+                               [&](auto config) { launch_kernel<decltype(config)>(args, launch); });
 }
 
 }  // namespace
