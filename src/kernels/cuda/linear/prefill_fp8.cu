@@ -38,10 +38,8 @@ struct Config {
   static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
   static constexpr int kTileCodeBytes = kStageBlocks * block_bytes(kFormat);
-  static constexpr int kTileScaleBytes = 64;  // 16 floats, or 2 blocks of exponents
   static constexpr int kCodesAt = kInputBytes;
-  static constexpr int kScalesAt = kCodesAt + kWarps * kTileCodeBytes;
-  static constexpr int kInputScalesAt = kScalesAt + kWarps * kTileScaleBytes;
+  static constexpr int kInputScalesAt = kCodesAt + kWarps * kTileCodeBytes;
   static constexpr int kStageBytes = (kInputScalesAt + kTokens * 4 + 1023) / 1024 * 1024;
   static constexpr int kStages = std::min(8, kMaxRingBytes / kStageBytes);
   // A cluster's split over the ring: [token][row], so padded that a warp's stores meet no bank twice.
@@ -56,46 +54,40 @@ __device__ __forceinline__ Blocks stages_of_rank(const PrefillArgs& args, int ra
           .end = min(stages * (rank + 1) / args.cluster * kStageBlocks, args.w[0].num_blocks)};
 }
 
-// What the copying warp brings: lane i < 8 the codes of local row tile i, the next eight their scales, then
-// one lane the inputs and one their scales. Local row tiles 4 to 7 of a gated product are of the up matrix.
+// The row tile that local row tile `i` is; the last four of a gated product are of the up matrix.
+template <class C>
+__device__ __forceinline__ TileAddress local_tile(const PrefillArgs& args, int row_tile, int i) {
+  constexpr int kTilesOfGrid = C::kOutputRows / kTileRows;
+  const PackedWeight& w = args.w[C::kGated ? i / 4 : 0];
+  return tile_address(w, 0, min(row_tile * kTilesOfGrid + i % kTilesOfGrid, w.num_tiles - 1));
+}
+
+// What the copying warp brings: lane i < 8 the codes of local row tile i, then one lane the inputs and one
+// their scales. (The copy engine takes some 60 cycles a copy, so those who multiply load the weights' scales
+// themselves, ahead.)
 template <class C>
 struct Copier {
   const PrefillArgs& args;
   int lane;
 
-  __device__ __forceinline__ TileAddress tile(int row_tile, int i) const {
-    constexpr int kTilesOfGrid = C::kOutputRows / kTileRows;
-    const PackedWeight& w = args.w[C::kGated ? i / 4 : 0];
-    return tile_address(w, 0, min(row_tile * kTilesOfGrid + i % kTilesOfGrid, w.num_tiles - 1));
-  }
-
   __device__ __forceinline__ void weights(int row_tile, int block, int count, std::uint32_t stage,
                                           std::uint32_t barrier) const {
-    const auto code_bytes = static_cast<std::uint32_t>(count * block_bytes(C::kFormat));
-    const auto scale_bytes = static_cast<std::uint32_t>(
-        has_narrow_scales(C::kFormat) ? count * scale_block_bytes(C::kFormat) : kTileRows * 4);
-    if (lane == 0) {
-      mbarrier_expect(barrier, kWarps * (code_bytes + scale_bytes) + C::kTokens * (kInputRowBytes + 4U));
-    }
-    const TileAddress from = tile(row_tile, lane % kWarps);
-    if (lane < kWarps) {
-      bulk_copy(stage + C::kCodesAt + lane * C::kTileCodeBytes,
-                from.codes + static_cast<std::int64_t>(block) * block_bytes(C::kFormat), code_bytes, barrier);
-    } else if (lane < 2 * kWarps) {
-      const int at = has_narrow_scales(C::kFormat) ? block * scale_block_bytes(C::kFormat)
-                                                   : scale_group(args.w[0], block * 2) * kTileRows * 4;
-      bulk_copy(stage + C::kScalesAt + lane % kWarps * C::kTileScaleBytes, from.scales + at, scale_bytes,
-                barrier);
-    }
+    const auto bytes = static_cast<std::uint32_t>(count * block_bytes(C::kFormat));
+    if (lane == 0) mbarrier_expect(barrier, kWarps * bytes + C::kTokens * (kInputRowBytes + 4U));
+    if (lane >= kWarps) return;
+    bulk_copy(stage + C::kCodesAt + lane * C::kTileCodeBytes,
+              local_tile<C>(args, row_tile, lane).codes +
+                  static_cast<std::int64_t>(block) * block_bytes(C::kFormat),
+              bytes, barrier);
   }
 
   __device__ __forceinline__ void inputs(const Part& part, int token_tile, int block, std::uint32_t stage,
                                          std::uint32_t barrier) const {
     const std::int64_t row = static_cast<std::int64_t>(block / kStageBlocks) * args.m_pad +
                              static_cast<std::int64_t>(token_tile) * C::kTokens;
-    if (lane == 2 * kWarps) {
+    if (lane == kWarps) {
       copy_inputs(args, part, stage, args.inputs + row * kInputRowBytes, C::kInputBytes, barrier);
-    } else if (lane == 2 * kWarps + 1) {
+    } else if (lane == kWarps + 1) {
       bulk_copy(stage + C::kInputScalesAt, args.input_scales + row, C::kTokens * 4, barrier);
     }
   }
@@ -153,15 +145,63 @@ __device__ __forceinline__ RowsOfWarp rows_of_warp(int warp) {
   return {.tile = {warp, warp}, .upper = {false, true}};
 }
 
+// What a lane needs of its rows' scales in a stage.
+template <Format kFormat>
+struct StageScales;
+template <>
+struct StageScales<Format::fp8> {
+  float of_row[2];
+};
+template <>
+struct StageScales<Format::mxfp4> {
+  std::uint32_t exponents[2][kStageBlocks];  // two groups of rows g and g + 8 a word
+};
+
 template <class C>
-__device__ __forceinline__ void load_fp8(const std::byte* stage, const RowsOfWarp& rows, int count, int lane,
-                                         Operand& operand) {
+class ScaleLoader {
+ public:
+  __device__ ScaleLoader(const PrefillArgs& args, int row_tile, const RowsOfWarp& rows, int lane)
+      : w_(args.w[0]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const int first = C::kFormat == Format::fp8 && rows.upper[row] ? 8 : 0;
+      from_[row] = local_tile<C>(args, row_tile, rows.tile[row]).scales + (lane / 4 + first) * 4;
+    }
+  }
+
+  // Of the stage that begins with `block`.
+  __device__ __forceinline__ StageScales<C::kFormat> load(int block) const {
+    StageScales<C::kFormat> scales;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      if constexpr (C::kFormat == Format::fp8) {
+        scales.of_row[row] = *reinterpret_cast<const float*>(from_[row] + scale_group(w_, block * 2) * 64);
+      } else {
+#pragma unroll
+        for (int b = 0; b < kStageBlocks; ++b) {
+          scales.exponents[row][b] =
+              block + b < w_.num_blocks
+                  ? *reinterpret_cast<const std::uint32_t*>(from_[row] + (block + b) * 32)
+                  : 0U;
+        }
+      }
+    }
+    return scales;
+  }
+
+ private:
+  const PackedWeight& w_;
+  const std::byte* from_[2];
+};
+
+template <class C>
+__device__ __forceinline__ Operand load_operand(const std::byte* stage, const RowsOfWarp& rows,
+                                                const StageScales<Format::fp8>& scales, int count, int lane) {
+  Operand operand;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::byte* codes = stage + C::kCodesAt + rows.tile[row] * C::kTileCodeBytes;
-    const bool upper = rows.upper[row];
-    const auto* scales = reinterpret_cast<const float*>(stage + C::kScalesAt) + rows.tile[row] * kTileRows;
-    operand.scale[row] = scales[lane / 4 + (upper ? 8 : 0)];
+    operand.scale[row] = scales.of_row[row];
 #pragma unroll
     for (int b = 0; b < kStageBlocks; ++b) {
       LaneCodes<Format::fp8> of_lane{};
@@ -169,32 +209,29 @@ __device__ __forceinline__ void load_fp8(const std::byte* stage, const RowsOfWar
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const uint4 v = of_lane.vectors[i];
-        operand.a[2 * b + i][row] = gather_e4m3(v.x, v.y, upper);
-        operand.a[2 * b + i][2 + row] = gather_e4m3(v.z, v.w, upper);
+        operand.a[2 * b + i][row] = gather_e4m3(v.x, v.y, rows.upper[row]);
+        operand.a[2 * b + i][2 + row] = gather_e4m3(v.z, v.w, rows.upper[row]);
       }
     }
   }
+  return operand;
 }
 
 template <class C>
-__device__ __forceinline__ void load_mxfp4(const std::byte* stage, const RowsOfWarp& rows, int count,
-                                           int lane, Operand& operand) {
+__device__ __forceinline__ Operand load_operand(const std::byte* stage, const RowsOfWarp& rows,
+                                                const StageScales<Format::mxfp4>& scales, int count,
+                                                int lane) {
+  Operand operand;
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::byte* codes = stage + C::kCodesAt + rows.tile[row] * C::kTileCodeBytes;
-    const std::byte* scales = stage + C::kScalesAt + rows.tile[row] * C::kTileScaleBytes;
     const bool upper = rows.upper[row];
     std::uint32_t exponents[4];
     std::uint32_t largest = 0;
 #pragma unroll
-    for (int b = 0; b < kStageBlocks; ++b) {
-      const std::uint32_t word =
-          b < count ? reinterpret_cast<const std::uint32_t*>(scales)[b * 8 + lane / 4] : 0U;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        exponents[2 * b + i] = (word >> ((upper ? 16 : 0) + 8 * i)) & 0xFFU;
-        largest = max(largest, exponents[2 * b + i]);
-      }
+    for (int i = 0; i < 4; ++i) {
+      exponents[i] = (scales.exponents[row][i / 2] >> ((upper ? 16 : 0) + 8 * (i % 2))) & 0xFFU;
+      largest = max(largest, exponents[i]);
     }
     // A code is weight * 2^(6 + 253 - largest); what float32 cannot hold is zero.
     operand.scale[row] = largest > 132U ? __uint_as_float((largest - 132U) << 23) : 0.0F;
@@ -212,6 +249,7 @@ __device__ __forceinline__ void load_mxfp4(const std::byte* stage, const RowsOfW
       }
     }
   }
+  return operand;
 }
 
 template <class C>
@@ -262,21 +300,20 @@ __device__ __forceinline__ void multiply_stage(const std::byte* stage, const Ope
 
 template <class C>
 __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Ring& ring, RingState& state,
-                                              const Blocks& blocks, Sums<C>& sums) {
+                                              int row_tile, const Blocks& blocks, Sums<C>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const RowsOfWarp rows = rows_of_warp<C>(static_cast<int>(threadIdx.x) / 32);
+  const ScaleLoader<C> loader(args, row_tile, rows, lane);
 #pragma unroll
   for (int i = 0; i < C::kParts; ++i) clear(sums[i]);
+  StageScales<C::kFormat> next = loader.load(blocks.begin);
   for (int block = blocks.begin; block < blocks.end; block += kStageBlocks) {
     const std::byte* stage = ring.stages + state.stage * C::kStageBytes;
+    const StageScales<C::kFormat> scales = next;
+    if (block + kStageBlocks < blocks.end) next = loader.load(block + kStageBlocks);
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(kStageBlocks, blocks.end - block);
-    Operand operand;
-    if constexpr (C::kFormat == Format::fp8) {
-      load_fp8<C>(stage, rows, count, lane, operand);
-    } else {
-      load_mxfp4<C>(stage, rows, count, lane, operand);
-    }
+    const Operand operand = load_operand<C>(stage, rows, scales, count, lane);
     if (C::kFormat == Format::fp8 && !C::kGated &&
         __all_sync(0xFFFFFFFFU, operand.scale[0] == operand.scale[1])) {
       multiply_stage<C, true>(stage, operand, lane, sums);
@@ -393,12 +430,13 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
     const Blocks blocks = stages_of_rank(args, part.k_rank(args));
     RingState state;
     for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
+      const TileOfGrid tile = tile_of_grid(args, part, index);
       Sums<C> sums;
-      multiply_tile<C>(args, ring, state, blocks, sums);
+      multiply_tile<C>(args, ring, state, tile.row_tile, blocks, sums);
       if (args.cluster == 1) {
-        store_tile<C>(args, tile_of_grid(args, part, index), sums);
+        store_tile<C>(args, tile, sums);
       } else {
-        store_tile_of_cluster<C>(args, tile_of_grid(args, part, index), sums, memory, part.rank);
+        store_tile_of_cluster<C>(args, tile, sums, memory, part.rank);
       }
     }
   }
