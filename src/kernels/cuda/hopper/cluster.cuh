@@ -20,10 +20,6 @@ __device__ __forceinline__ std::uint32_t remote_address(std::uint32_t address, i
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
   return remote;
 }
-// Arrives at a barrier of another block (or of this one).
-__device__ __forceinline__ void mbarrier_arrive_remote(std::uint32_t remote) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
-}
 __device__ __forceinline__ float load_remote(std::uint32_t remote) {
   float value;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
