@@ -336,7 +336,7 @@ struct Consumer {
 };
 
 template <Format kFormat, int kMatrices>
-__global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_constant__ DecodeArgs args) {
+__global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_constant__ DecodeArgs args) {
   let_next_kernel_start();
   extern __shared__ __align__(128) std::byte memory[];
   std::byte* rings = memory + kBarrierBytes;

@@ -56,7 +56,8 @@ struct Config {
   static constexpr int kInputBytes = kBlocks * kTokens * kInputRowBytes;
   static constexpr int kTileCodeBytes = kBlocks * block_bytes(kFormat);
   static constexpr int kMaxGroups = kBlocks * (kBlockK / kChunkK);
-  static constexpr int kTileScaleBytes = kWide ? kMaxGroups * kTileRows * 4 : 0;
+  static constexpr int kTileScaleBytes =
+      kWide ? kMaxGroups * kTileRows * 4 : kBlocks * scale_block_bytes(kFormat);
   static constexpr int kTileZeroBytes =
       kFormat == Format::int4 || kFormat == Format::int8 ? kMaxGroups * kTileRows : 0;
   static constexpr int kStageBytes =
@@ -119,7 +120,7 @@ struct StageCopy {
 
   // All bytes the stage will get.
   __device__ __forceinline__ std::uint32_t bytes() const {
-    int of_tile = count * block_bytes(kFormat);
+    int of_tile = count * (block_bytes(kFormat) + scale_block_bytes(kFormat));
     if constexpr (C::kWide) of_tile += groups() * kTileRows * (zeros() ? 5 : 4);
     return static_cast<std::uint32_t>(count * C::kTokens * kInputRowBytes + C::kRowTiles * of_tile);
   }
@@ -132,7 +133,11 @@ struct StageCopy {
     bulk_copy(shared_address(stage_codes<C>(stage, i)),
               address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
               static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
-    if constexpr (C::kWide) {
+    if constexpr (has_narrow_scales(kFormat)) {
+      bulk_copy(shared_address(stage_scales<C>(stage, i)),
+                address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
+                static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
+    } else if constexpr (C::kWide) {
       bulk_copy(shared_address(stage_scales<C>(stage, i)), address.scales + first_group() * kTileRows * 4,
                 static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
       if (zeros()) {
@@ -195,61 +200,19 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
 template <class C>
 using Sums = float[C::kTilesM][C::kTokens / 2];
 
-// A lane's narrow scales of a stage, loaded ahead by those who multiply: the copy engine takes some 60 cycles
-// a copy, however small.
-template <Format kFormat, class C>
-class ScaleLoader {
- public:
-  using Scales = LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4>;
-  struct Stage {
-    Scales of[C::kBlocks][C::kTilesM];
-  };
-
-  __device__ ScaleLoader(const PrefillArgs& args, int row_tile, int first_tile, int lane)
-      : last_block_(args.w[0].num_blocks - 1), lane_(lane) {
-#pragma unroll
-    for (int i = 0; i < C::kTilesM; ++i) {
-      const LocalTile<C> local = local_tile<C>(args, row_tile, first_tile + 4 * i);
-      from_[i] = tile_address(args.w[local.matrix], 0, local.tile).scales;
-    }
-  }
-
-  __device__ __forceinline__ void load(int block, Stage& stage) const {
-    if constexpr (has_narrow_scales(kFormat)) {
-#pragma unroll
-      for (int b = 0; b < C::kBlocks; ++b) {
-#pragma unroll
-        for (int i = 0; i < C::kTilesM; ++i) {
-          stage.of[b][i].load(from_[i] + min(block + b, last_block_) * scale_block_bytes(kFormat), lane_);
-        }
-      }
-    }
-  }
-
- private:
-  int last_block_;
-  int lane_;
-  const std::byte* from_[C::kTilesM];
-};
-
 // Narrow scales and plain formats: two sets of A registers take turns, so that one is decoded while the
 // tensor cores read the other.
 template <Format kFormat, class C>
 __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const Ring& ring, RingState& state,
-                                                int row_tile, const Blocks& blocks, Sums<C>& sums) {
+                                                const Blocks& blocks, Sums<C>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int first_tile = warp / 4 * 4 * C::kTilesM + warp % 4;
 #pragma unroll
   for (int i = 0; i < C::kTilesM; ++i) clear(sums[i]);
-  const ScaleLoader<kFormat, C> loader(args, row_tile, first_tile, lane);
-  typename ScaleLoader<kFormat, C>::Stage next;
-  loader.load(blocks.begin, next);
   int before = -1;  // the stage to let go
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    const typename ScaleLoader<kFormat, C>::Stage scales = next;
-    loader.load(block + C::kBlocks, next);
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
 #pragma unroll
@@ -262,6 +225,10 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
         if constexpr (kFormat == Format::bf16) wgmma_wait<C::kPending>();
         LaneCodes<kFormat> codes;
         codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
+        LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
+        if constexpr (has_narrow_scales(kFormat)) {
+          scales.load(stage_scales<C>(stage, first_tile + 4 * i) + b * scale_block_bytes(kFormat), lane);
+        }
 #pragma unroll
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
@@ -272,7 +239,7 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             RowOperands operands{};
-            if constexpr (has_narrow_scales(kFormat)) operands = scales.of[b][i].operands(step);
+            if constexpr (has_narrow_scales(kFormat)) operands = scales.operands(step);
             decode_step(codes, step, operands, a[step], part == 1);
           }
           wgmma_fence();
@@ -461,7 +428,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
       if constexpr (C::kWide) {
         multiply_grouped<kFormat, C>(args, ring, state, blocks, sums);
       } else {
-        multiply_folded<kFormat, C>(args, ring, state, tile.row_tile, blocks, sums);
+        multiply_folded<kFormat, C>(args, ring, state, blocks, sums);
       }
       if (args.cluster == 1) {
         store_tile<C>(args, tile, sums);
