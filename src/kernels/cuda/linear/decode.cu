@@ -2,7 +2,7 @@
 //
 // One block per SM takes a run of row tiles. Its warps form teams of equal size; a team takes its part of the
 // run tile by tile, its warps each a part of k. A warp streams what it multiplies through a private ring of
-// bulk copies (2 KiB of codes and the scales beside them a stage) and multiplies with mma.m16n8k16, weights
+// bulk copies (4 KiB of codes and the scales beside them a stage) and multiplies with mma.m16n8k16, weights
 // on the M side and tokens on the N side. Where whole rows would leave SMs idle, a cluster of blocks shares a
 // run, each block with a slice of k. Every warp leaves its sums in shared memory; when all tiles of the run
 // are done, the block, or the cluster, adds them up in a fixed order.
@@ -335,6 +335,8 @@ struct Consumer {
   }
 };
 
+// Registers for three blocks, of which two are this kernel's and the next one's: what runs between them must
+// find room, or the next one's blocks come two to an SM.
 template <Format kFormat, int kMatrices>
 __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_constant__ DecodeArgs args) {
   let_next_kernel_start();
