@@ -244,8 +244,7 @@ std::vector<float> fp8_activations(Random& random, std::int64_t m, std::int64_t 
   return x;
 }
 
-// FP8 activations may be multiplied as FP8: by FP8 weights with scales of blocks, rows and other groups, and
-// by MXFP4.
+// FP8 activations may be multiplied as FP8 by FP8 weights, with scales of blocks, rows and other groups.
 TEST_P(LinearTest, Fp8Activations) {
   Random random(22);
   constexpr std::array kCases = {
@@ -293,27 +292,18 @@ TEST_P(LinearTest, Fp8Activations) {
   }
 }
 
-// [k, k] with ones on the diagonal.
-std::unique_ptr<StoredMatrix> identity_matrix(quant::WeightFormat format, std::int64_t k) {
+// FP8, [k, k], with ones on the diagonal and a scale of 1 per row.
+std::unique_ptr<StoredMatrix> identity_matrix(std::int64_t k) {
   Random random(23);
-  auto m = random_matrix(random, format, k, k, {.group_k = format == quant::WeightFormat::fp8 ? k : 0});
+  auto m = random_matrix(random, quant::WeightFormat::fp8, k, k, {.group_k = k});
   std::fill(m->codes.begin(), m->codes.end(), std::byte{0});
+  m->scales.clear();
   for (std::int64_t i = 0; i < k; ++i) {
-    if (format == quant::WeightFormat::fp8) {
-      m->codes[static_cast<std::size_t>(i * k + i)] = std::byte{0x38};
-    } else {
-      m->codes[static_cast<std::size_t>((i * k + i) / 2)] = std::byte(i % 2 == 0 ? 0x02 : 0x20);
-    }
+    m->codes[static_cast<std::size_t>(i * k + i)] = std::byte{0x38};
+    m->scales.insert(m->scales.end(), {std::byte{0x80}, std::byte{0x3F}});
   }
-  if (format == quant::WeightFormat::fp8) {
-    m->view.scale_dtype = DType::bf16;
-    m->scales.clear();
-    for (std::int64_t i = 0; i < k; ++i)
-      m->scales.insert(m->scales.end(), {std::byte{0x80}, std::byte{0x3F}});
-    m->view.scales = m->scales.data();
-  } else {
-    std::fill(m->scales.begin(), m->scales.end(), std::byte{127});
-  }
+  m->view.scale_dtype = DType::bf16;
+  m->view.scales = m->scales.data();
   return m;
 }
 
@@ -324,24 +314,21 @@ TEST_P(LinearTest, Fp8ActivationsComeThroughExactly) {
   constexpr std::int64_t kM = 300;  // more than a GPU multiplies in bf16
   constexpr std::int64_t kK = 320;
   Random random(24);
-  for (const auto format : {quant::WeightFormat::fp8, quant::WeightFormat::mxfp4}) {
-    SCOPED_TRACE(format_row(format).name);
-    std::vector<std::unique_ptr<StoredMatrix>> sources;
-    sources.push_back(identity_matrix(format, kK));
-    Weight w = pack(device(), sources);
-    w.shape.activations = quant::ActivationFormat::fp8;
-    std::vector<float> x_values = fp8_activations(random, kM / 2, kK);
-    for (std::int64_t i = kM / 2 * kK; i < kM * kK; ++i) {
-      const std::int64_t group = i / kK * 3 + i % kK / 128;
-      const auto code = static_cast<std::uint8_t>(random.below(256) & 0xFB);  // never NaN
-      x_values.push_back(std::ldexp(quant::e4m3_to_float(code), static_cast<int>(group * 37 % 81) - 40));
-    }
-    const HostTensor x({kM, kK}, x_values);
-    const HostTensor y({kM, kK});
-    device().table().linear(device().exec(), {.x = x.view(), .w = w, .y = y.view()});
-    const std::vector<float> made = y.values();
-    for (std::size_t i = 0; i < x_values.size(); ++i) ASSERT_EQ(made[i], x_values[i]) << i;
+  std::vector<std::unique_ptr<StoredMatrix>> sources;
+  sources.push_back(identity_matrix(kK));
+  Weight w = pack(device(), sources);
+  w.shape.activations = quant::ActivationFormat::fp8;
+  std::vector<float> x_values = fp8_activations(random, kM / 2, kK);
+  for (std::int64_t i = kM / 2 * kK; i < kM * kK; ++i) {
+    const std::int64_t group = i / kK * 3 + i % kK / 128;
+    const auto code = static_cast<std::uint8_t>(random.below(256) & 0xFB);  // never NaN
+    x_values.push_back(std::ldexp(quant::e4m3_to_float(code), static_cast<int>(group * 37 % 81) - 40));
   }
+  const HostTensor x({kM, kK}, x_values);
+  const HostTensor y({kM, kK});
+  device().table().linear(device().exec(), {.x = x.view(), .w = w, .y = y.view()});
+  const std::vector<float> made = y.values();
+  for (std::size_t i = 0; i < x_values.size(); ++i) ASSERT_EQ(made[i], x_values[i]) << i;
 }
 
 constexpr std::int64_t kHeads = 3;

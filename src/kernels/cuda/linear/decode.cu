@@ -2,7 +2,7 @@
 //
 // One block per SM takes a run of row tiles. Its warps form teams of equal size; a team takes its part of the
 // run tile by tile, its warps each a part of k. A warp streams what it multiplies through a private ring of
-// bulk copies (2 KiB of codes and the scales beside them a stage) and multiplies with mma.m16n8k16, weights
+// bulk copies (4 KiB of codes and the scales beside them a stage) and multiplies with mma.m16n8k16, weights
 // on the M side and tokens on the N side. Where whole rows would leave SMs idle, a cluster of blocks shares a
 // run, each block with a slice of k. Every warp leaves its sums in shared memory; when all tiles of the run
 // are done, the block, or the cluster, adds them up in a fixed order.
@@ -26,7 +26,7 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
-constexpr int kMaxSlices = 8;  // blocks of a cluster
+constexpr int kMaxSlices = 2;  // blocks of a cluster; larger ones find themselves two to an SM
 // Two blocks an SM, and room for a small kernel between them.
 constexpr int kSharedBytes = (233472 - 8192) / 2 - 1024;
 constexpr int kMinStages = 2;
@@ -44,7 +44,7 @@ struct DecodeArgs {
   int warps_k;         // warps of a team that share a matrix
   int run_tiles;       // of a cluster, at most
   int stages;          // of a warp's ring
-  bool pairs_aligned;  // rows of x start at multiples of 8 bytes
+  bool quads_aligned;  // rows of x start at multiples of 16 bytes
   bool accumulate;
 };
 
@@ -233,29 +233,27 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 }
 
 // Activations of a slice to shared memory, as load_inputs reads them.
-__device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks, uint4* inputs) {
-  constexpr int kAtOnce = 4;  // chunks in flight of a thread
+__device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks,
+                                             std::uint32_t* inputs) {
+  constexpr int kAtOnce = 4;  // loads in flight of a thread
   const PackedWeight& w = args.w[0];
   const std::int32_t* permutation = permutation_of(w, 0);
-  const int chunks = (blocks.end - blocks.begin) * 8;  // of a token
-  const int total = chunks * args.m;
+  const int octets = (blocks.end - blocks.begin) * (kBlockK / 8);
+  const int total = octets * args.m;
   for (int begin = static_cast<int>(threadIdx.x); begin < total; begin += kAtOnce * kThreads) {
-    InputChunk loaded[kAtOnce];
+    InputOctet loaded[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      const int chunk = index % chunks;
-      loaded[i] =
-          load_chunk(args.x + index / chunks * args.x_stride, permutation,
-                     blocks.begin * kBlockK + chunk / 4 * 32 + chunk % 4 * 2, w.k, args.pairs_aligned);
+      loaded[i] = load_octet(args.x + index / octets * args.x_stride, permutation,
+                             blocks.begin * kBlockK + index % octets * 8, w.k, args.quads_aligned);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      const int chunk = index % chunks;
-      store_chunk(inputs, chunk / 4, chunk % 4, index / chunks, args.m, loaded[i]);
+      store_octet(inputs, index % octets, index / octets, args.m, loaded[i]);
     }
   }
 }
@@ -337,8 +335,10 @@ struct Consumer {
   }
 };
 
+// Registers for three blocks, of which two are this kernel's and the next one's: what runs between them must
+// find room, or the next one's blocks come two to an SM.
 template <Format kFormat, int kMatrices>
-__global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_constant__ DecodeArgs args) {
+__global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_constant__ DecodeArgs args) {
   let_next_kernel_start();
   extern __shared__ __align__(128) std::byte memory[];
   std::byte* rings = memory + kBarrierBytes;
@@ -374,7 +374,8 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(const __grid_consta
     factors[i] = row_factor(of, tile_address(of, 0, tile).scales, i % kTileRows);
   }
   wait_for_earlier_kernels();
-  if (work.tiles.begin < work.tiles.end) round_inputs(args, work.blocks, inputs);
+  if (work.tiles.begin < work.tiles.end)
+    round_inputs(args, work.blocks, reinterpret_cast<std::uint32_t*>(inputs));
   __syncthreads();
 
   Consumer<kFormat> consumer{.ring = ring,
@@ -426,8 +427,7 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int stage_bytes, int m, 
   for (int slices = 1; slices <= kMaxSlices; slices *= 2) {
     const int slice_blocks = ceil_div(w.num_blocks, slices);
     if (slice_blocks * (slices - 1) >= w.num_blocks) continue;
-    // Larger clusters find no room in the odd SMs of a GPC.
-    const int clusters = num_sms / slices - (slices == 4 ? 1 : 0);
+    const int clusters = num_sms / slices;
     for (int warps_k = 1; warps_k * num_matrices <= kWarps; warps_k *= 2) {
       const int tile_bytes =
           (sum_floats(num_matrices, warps_k, m) + num_matrices * kTileRows) * static_cast<int>(sizeof(float));
@@ -503,7 +503,7 @@ void launch_decode_product(const Product& p, const PackedWeight* up, const Launc
       .warps_k = cut.warps_k,
       .run_tiles = cut.run_tiles,
       .stages = cut.stages,
-      .pairs_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0,
+      .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
       .accumulate = p.accumulate};
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;

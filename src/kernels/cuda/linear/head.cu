@@ -94,10 +94,10 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 // grid: x = row tiles / kWarps, y = token tiles, z = heads.
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32)
-    head_product_kernel(const __grid_constant__ Product p, const bool pairs_aligned) {
+    head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
   let_next_kernel_start();
   constexpr int kTokens = 8 * kTokenTiles;
-  constexpr int kChunks = kMaxInputBlocks * 8;  // of a token
+  constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
   constexpr int kLoads = kAhead<kFormat>;
   static_assert(kMaxInputBlocks % kLoads == 0, "blocks are multiplied in whole loads");
   __shared__ uint4 inputs[kMaxInputBlocks * 8 * kTokens];
@@ -123,17 +123,16 @@ __global__ void __launch_bounds__(kWarps * 32)
     const int blocks = min(kMaxInputBlocks, p.w.num_blocks - first);
     if (first > 0) __syncthreads();
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < kTokens * kChunks; i += kWarps * 32) {
-      const int token = i / kChunks;
-      const int half = i % kChunks / 4;
-      const int t = i % 4;
-      if (half >= blocks * 2) continue;
-      InputChunk chunk{};
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * kOctets; i += kWarps * 32) {
+      const int token = i / kOctets;
+      const int octet = i % kOctets;
+      if (octet >= blocks * (kBlockK / 8)) continue;
+      InputOctet values{};
       if (token < tokens) {
-        chunk = load_chunk(x + token * p.x_stride, permutation, first * kBlockK + half * 32 + 2 * t, p.w.k,
-                           pairs_aligned);
+        values = load_octet(x + token * p.x_stride, permutation, first * kBlockK + octet * 8, p.w.k,
+                            quads_aligned);
       }
-      store_chunk(inputs, half, t, token, kTokens, chunk);
+      store_octet(reinterpret_cast<std::uint32_t*>(inputs), octet, token, kTokens, values);
     }
     __syncthreads();
     for (int block = 0; has_tile && block < blocks; block += kLoads) {
@@ -295,16 +294,16 @@ dim3 grid_of(const Product& p, int units, int tokens) {
 
 void launch_head_product(const Product& p, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
-  const bool pairs_aligned =
-      reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0 && p.x_head_stride % 2 == 0;
+  const bool quads_aligned =
+      reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.x_head_stride % 4 == 0;
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 8) {
       launch_overlapped(head_product_kernel<kFormat, 1>, grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0,
-                        launch.stream, p, pairs_aligned);
+                        launch.stream, p, quads_aligned);
     } else {
       launch_overlapped(head_product_kernel<kFormat, 4>, grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0,
-                        launch.stream, p, pairs_aligned);
+                        launch.stream, p, quads_aligned);
     }
   });
 }

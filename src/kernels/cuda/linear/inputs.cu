@@ -130,20 +130,20 @@ __device__ __forceinline__ float quantize(const float (&values)[16], Codes& code
 }
 
 // Bytes of sixteen codes in order.
-__device__ __forceinline__ uint4 arrange(const Codes& codes, ByteOrder order) {
+__device__ __forceinline__ uint4 arrange(const Codes& codes) {
   std::uint32_t words[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     const std::uint32_t low = codes.pairs[t];
     const std::uint32_t high = codes.pairs[t + 4];
-    words[t] = __byte_perm(low, high, order == ByteOrder::pairs ? 0x5410U : 0x1504U);
+    words[t] = __byte_perm(low, high, 0x5410U);
   }
   return {words[0], words[1], words[2], words[3]};
 }
 
 __global__ void __launch_bounds__(kThreads)
-    quantize_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, ByteOrder order,
-                           uint4* panels, float* scales, bool quads_aligned) {
+    quantize_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, uint4* panels,
+                           float* scales, bool quads_aligned) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
   const Place place = place_of_thread();
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
   Codes codes;
   const float scale = quantize(values, codes);
   if (place.token >= m_pad) return;
-  chunk_at(panels, place, m_pad) = arrange(codes, order);
+  chunk_at(panels, place, m_pad) = arrange(codes);
   if (place.chunk == 0) scales[static_cast<std::int64_t>(place.panel) * m_pad + place.token] = scale;
 }
 
@@ -178,11 +178,10 @@ void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launc
                     has_aligned_quads(p));
 }
 
-void launch_quantize_inputs(const Product& p, ByteOrder order, int m_pad, uint4* panels, float* scales,
-                            const Launch& launch) {
+void launch_quantize_inputs(const Product& p, int m_pad, uint4* panels, float* scales, const Launch& launch) {
   launch_overlapped(quantize_inputs_kernel, grid_of(ceil_div(p.w.num_blocks, 2), m_pad), kThreads, 0,
-                    launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, order, panels,
-                    scales, has_aligned_quads(p));
+                    launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, panels, scales,
+                    has_aligned_quads(p));
 }
 
 }  // namespace nibble::kernels::cuda

@@ -21,37 +21,34 @@ __device__ __forceinline__ BlockInputs load_inputs(const uint4* inputs, int bloc
   return b;
 }
 
-// What one lane multiplies of half a block: k 2t, 2t + 1 of each group of eight.
-struct InputChunk {
+// Eight inputs of a token, one of b0 or b1 of a step for all t.
+struct InputOctet {
   float v[8];
 };
-// `column`: of the half block, plus 2 t.
-__device__ __forceinline__ InputChunk load_chunk(const float* x, const std::int32_t* permutation, int column,
-                                                 int k, bool pairs_aligned) {
-  InputChunk chunk;
-  if (pairs_aligned && permutation == nullptr && column + 26 <= k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = *reinterpret_cast<const float2*>(x + column + 8 * i);
-      chunk.v[2 * i] = pair.x, chunk.v[2 * i + 1] = pair.y;
-    }
-    return chunk;
+__device__ __forceinline__ InputOctet load_octet(const float* x, const std::int32_t* permutation, int column,
+                                                 int k, bool quads_aligned) {
+  InputOctet octet;
+  if (quads_aligned && permutation == nullptr && column + 8 <= k) {
+    const float4 low = *reinterpret_cast<const float4*>(x + column);
+    const float4 high = *reinterpret_cast<const float4*>(x + column + 4);
+    octet.v[0] = low.x, octet.v[1] = low.y, octet.v[2] = low.z, octet.v[3] = low.w;
+    octet.v[4] = high.x, octet.v[5] = high.y, octet.v[6] = high.z, octet.v[7] = high.w;
+    return octet;
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int at = column + i / 2 * 8 + i % 2;
-    const int kk = permutation != nullptr ? permutation[at] : at;
-    chunk.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
+    const int kk = permutation != nullptr ? permutation[column + i] : column + i;
+    octet.v[i] = kk >= 0 && kk < k ? x[kk] : 0.0F;
   }
-  return chunk;
+  return octet;
 }
 
-// Writes a chunk of half block `half` (two to a block), rounded.
-__device__ __forceinline__ void store_chunk(uint4* inputs, int half, int t, int token, int tokens,
-                                            const InputChunk& chunk) {
-  inputs[(half * tokens + token) * 4 + t] = {
-      round_pair(chunk.v[0], chunk.v[1]), round_pair(chunk.v[2], chunk.v[3]),
-      round_pair(chunk.v[4], chunk.v[5]), round_pair(chunk.v[6], chunk.v[7])};
+// Writes octet `octet` of a token (block octet / 8, step octet / 2 % 4, register octet % 2), rounded.
+__device__ __forceinline__ void store_octet(std::uint32_t* inputs, int octet, int token, int tokens,
+                                            const InputOctet& values) {
+  std::uint32_t* at = inputs + (octet / 4 * tokens + token) * 16 + octet % 4;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) at[t * 4] = round_pair(values.v[2 * t], values.v[2 * t + 1]);
 }
 
 }  // namespace nibble::kernels::cuda

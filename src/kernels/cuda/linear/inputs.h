@@ -11,20 +11,14 @@ namespace nibble::kernels::cuda {
 // Rounded to bf16, 64 inputs a panel, as many panels as p.w has blocks; tokens past p.m are zero.
 void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch);
 
-// Which of the 16 inputs of a k16 step come first: FP8 operands hold four bytes a register where bf16 ones
-// hold two halves, so tokens follow the order in which a format's codes are made into bytes. Byte 4 t + i of
-// a step is input 2 t + offset[i].
-enum class ByteOrder : std::uint8_t {
-  pairs,       // offsets 0, 1, 8, 9
-  interlaced,  // offsets 8, 0, 9, 1
-};
-
 // Quantised to E4M3, 128 inputs a panel, each with a float32 scale in scales[panel][m_pad].
+//
+// Of the 16 inputs of a k16 step, byte 4 t + i is input 2 t + {0, 1, 8, 9}[i]: an FP8 operand holds four
+// bytes a register where the packed layout has pairs.
 //
 // For inputs that come from quantize_activation, codes and scale are exactly what it made, so that nothing is
 // lost a second time: a scale is the largest magnitude / 448 up to a rounding, and of its neighbours, and of
 // the next power of two, the first that gives back all 128 inputs is taken.
-void launch_quantize_inputs(const Product& p, ByteOrder order, int m_pad, uint4* panels, float* scales,
-                            const Launch& launch);
+void launch_quantize_inputs(const Product& p, int m_pad, uint4* panels, float* scales, const Launch& launch);
 
 }  // namespace nibble::kernels::cuda

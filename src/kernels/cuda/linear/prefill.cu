@@ -56,7 +56,8 @@ struct Config {
   static constexpr int kInputBytes = kBlocks * kTokens * kInputRowBytes;
   static constexpr int kTileCodeBytes = kBlocks * block_bytes(kFormat);
   static constexpr int kMaxGroups = kBlocks * (kBlockK / kChunkK);
-  static constexpr int kTileScaleBytes = kWide ? kMaxGroups * kTileRows * 4 : 0;
+  static constexpr int kTileScaleBytes =
+      kWide ? kMaxGroups * kTileRows * 4 : kBlocks * scale_block_bytes(kFormat);
   static constexpr int kTileZeroBytes =
       kFormat == Format::int4 || kFormat == Format::int8 ? kMaxGroups * kTileRows : 0;
   static constexpr int kStageBytes =
@@ -119,7 +120,7 @@ struct StageCopy {
 
   // All bytes the stage will get.
   __device__ __forceinline__ std::uint32_t bytes() const {
-    int of_tile = count * block_bytes(kFormat);
+    int of_tile = count * (block_bytes(kFormat) + scale_block_bytes(kFormat));
     if constexpr (C::kWide) of_tile += groups() * kTileRows * (zeros() ? 5 : 4);
     return static_cast<std::uint32_t>(count * C::kTokens * kInputRowBytes + C::kRowTiles * of_tile);
   }
@@ -132,7 +133,11 @@ struct StageCopy {
     bulk_copy(shared_address(stage_codes<C>(stage, i)),
               address.codes + static_cast<std::int64_t>(block) * block_bytes(kFormat),
               static_cast<std::uint32_t>(count * block_bytes(kFormat)), barrier);
-    if constexpr (C::kWide) {
+    if constexpr (has_narrow_scales(kFormat)) {
+      bulk_copy(shared_address(stage_scales<C>(stage, i)),
+                address.scales + static_cast<std::int64_t>(block) * scale_block_bytes(kFormat),
+                static_cast<std::uint32_t>(count * scale_block_bytes(kFormat)), barrier);
+    } else if constexpr (C::kWide) {
       bulk_copy(shared_address(stage_scales<C>(stage, i)), address.scales + first_group() * kTileRows * 4,
                 static_cast<std::uint32_t>(groups() * kTileRows * 4), barrier);
       if (zeros()) {
@@ -143,13 +148,12 @@ struct StageCopy {
     }
   }
 
-  __device__ __forceinline__ void inputs(const Part& part, std::byte* stage, std::uint32_t barrier,
-                                         int lane) const {
+  __device__ __forceinline__ void inputs(std::byte* stage, std::uint32_t barrier, int lane) const {
     if (lane >= count) return;
     const std::int64_t row = static_cast<std::int64_t>(block + lane) * args.m_pad +
                              static_cast<std::int64_t>(tile.token_tile) * C::kTokens;
-    copy_inputs(args, part, shared_address(stage + lane * C::kTokens * kInputRowBytes),
-                args.inputs + row * kInputRowBytes, C::kTokens * kInputRowBytes, barrier);
+    bulk_copy(shared_address(stage + lane * C::kTokens * kInputRowBytes), args.inputs + row * kInputRowBytes,
+              C::kTokens * kInputRowBytes, barrier);
   }
 };
 
@@ -164,11 +168,11 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
     if (warp == 0 && lane == 0) mbarrier_expect(barrier, copy.bytes());
     if (lane < kTilesOfWarp) copy.weights(stage, barrier, warp * kTilesOfWarp + lane);
   };
-  const Blocks blocks = blocks_of_rank(args, part.k_rank(args));
+  const Blocks blocks = blocks_of_rank(args, part.rank);
   const int num_tiles = args.row_tiles * args.token_tiles;
   // Weights of the first stages do not depend on earlier kernels; their activations do.
   int ahead = 0;
-  const TileOfGrid first_tile = tile_of_grid(args, part, part.first);
+  const TileOfGrid first_tile = tile_of_grid(args, part.first);
   for (int block = blocks.begin; block < blocks.end && ahead < C::kStages; block += C::kBlocks, ++ahead) {
     const StageCopy<kFormat, C> copy{args, first_tile, block, min(C::kBlocks, blocks.end - block)};
     copy_weights(copy, ring.stages + ahead * C::kStageBytes, barrier_at(ring.filled, ahead));
@@ -177,7 +181,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   RingState state;
   int position = 0;
   for (int index = part.first; index < num_tiles; index += part.step) {
-    const TileOfGrid tile = tile_of_grid(args, part, index);
+    const TileOfGrid tile = tile_of_grid(args, index);
     for (int block = blocks.begin; block < blocks.end; block += C::kBlocks, ++position) {
       const StageCopy<kFormat, C> copy{args, tile, block, min(C::kBlocks, blocks.end - block)};
       std::byte* stage = ring.stages + state.stage * C::kStageBytes;
@@ -186,7 +190,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
         if (position >= C::kStages) mbarrier_wait(barrier_at(ring.drained, state.stage), state.parity ^ 1U);
         copy_weights(copy, stage, barrier);
       }
-      if (warp == 0) copy.inputs(part, stage, barrier, lane);
+      if (warp == 0) copy.inputs(stage, barrier, lane);
       state.advance(C::kStages);
     }
   }
@@ -196,61 +200,19 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
 template <class C>
 using Sums = float[C::kTilesM][C::kTokens / 2];
 
-// A lane's narrow scales of a stage, loaded ahead by those who multiply: the copy engine takes some 60 cycles
-// a copy, however small.
-template <Format kFormat, class C>
-class ScaleLoader {
- public:
-  using Scales = LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4>;
-  struct Stage {
-    Scales of[C::kBlocks][C::kTilesM];
-  };
-
-  __device__ ScaleLoader(const PrefillArgs& args, int row_tile, int first_tile, int lane)
-      : last_block_(args.w[0].num_blocks - 1), lane_(lane) {
-#pragma unroll
-    for (int i = 0; i < C::kTilesM; ++i) {
-      const LocalTile<C> local = local_tile<C>(args, row_tile, first_tile + 4 * i);
-      from_[i] = tile_address(args.w[local.matrix], 0, local.tile).scales;
-    }
-  }
-
-  __device__ __forceinline__ void load(int block, Stage& stage) const {
-    if constexpr (has_narrow_scales(kFormat)) {
-#pragma unroll
-      for (int b = 0; b < C::kBlocks; ++b) {
-#pragma unroll
-        for (int i = 0; i < C::kTilesM; ++i) {
-          stage.of[b][i].load(from_[i] + min(block + b, last_block_) * scale_block_bytes(kFormat), lane_);
-        }
-      }
-    }
-  }
-
- private:
-  int last_block_;
-  int lane_;
-  const std::byte* from_[C::kTilesM];
-};
-
 // Narrow scales and plain formats: two sets of A registers take turns, so that one is decoded while the
 // tensor cores read the other.
 template <Format kFormat, class C>
 __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const Ring& ring, RingState& state,
-                                                int row_tile, const Blocks& blocks, Sums<C>& sums) {
+                                                const Blocks& blocks, Sums<C>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int first_tile = warp / 4 * 4 * C::kTilesM + warp % 4;
 #pragma unroll
   for (int i = 0; i < C::kTilesM; ++i) clear(sums[i]);
-  const ScaleLoader<kFormat, C> loader(args, row_tile, first_tile, lane);
-  typename ScaleLoader<kFormat, C>::Stage next;
-  loader.load(blocks.begin, next);
   int before = -1;  // the stage to let go
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
     std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    const typename ScaleLoader<kFormat, C>::Stage scales = next;
-    loader.load(block + C::kBlocks, next);
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
 #pragma unroll
@@ -263,17 +225,21 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
         if constexpr (kFormat == Format::bf16) wgmma_wait<C::kPending>();
         LaneCodes<kFormat> codes;
         codes.load(stage_codes<C>(stage, first_tile + 4 * i) + b * block_bytes(kFormat), lane);
+        LaneScales<kFormat == Format::nvfp4 ? Format::nvfp4 : Format::mxfp4> scales;
+        if constexpr (has_narrow_scales(kFormat)) {
+          scales.load(stage_scales<C>(stage, first_tile + 4 * i) + b * scale_block_bytes(kFormat), lane);
+        }
 #pragma unroll
         for (int part = 0; part < C::kParts; ++part) {
           std::uint32_t a[4][4];
           wgmma_wait<C::kPending>();
           // The last stage is read no more once its last group, and not only the one before, is done.
           const bool is_read = (b * C::kTilesM + i) * C::kParts + part == C::kPending;
-          if (is_read && before >= 0) let_go(args, ring, before, lane);
+          if (is_read && before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 #pragma unroll
           for (int step = 0; step < 4; ++step) {
             RowOperands operands{};
-            if constexpr (has_narrow_scales(kFormat)) operands = scales.of[b][i].operands(step);
+            if constexpr (has_narrow_scales(kFormat)) operands = scales.operands(step);
             decode_step(codes, step, operands, a[step], part == 1);
           }
           wgmma_fence();
@@ -289,7 +255,7 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
     state.advance(C::kStages);
   }
   wgmma_wait<0>();
-  if (before >= 0) let_go(args, ring, before, lane);
+  if (before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 }
 
 // Wide scales: part sums per scale group (or per block, if the group is longer).
@@ -344,7 +310,7 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
 #pragma unroll
       for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[1][i / 2 % 2], part[i], sums[0][i]);
     }
-    let_go(args, ring, state.stage, lane);
+    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }
 }
@@ -443,7 +409,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
       .stages = memory, .filled = shared_address(barriers[0]), .drained = shared_address(barriers[1])};
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const Part part = part_of_block(args);
-  init_ring(args, ring, C::kStages, C::kGroups * 4);
+  init_ring(ring, C::kStages, C::kGroups * 4);
   if (warp >= C::kGroups * 4) {
     lower_registers<C::kCopierRegisters>();
     copy_tiles<kFormat, C>(args, ring, part);
@@ -454,15 +420,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
   } else {
     raise_registers<C::kConsumerRegisters>();
     wait_for_earlier_kernels();
-    const Blocks blocks = blocks_of_rank(args, part.k_rank(args));
+    const Blocks blocks = blocks_of_rank(args, part.rank);
     RingState state;
     for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
-      const TileOfGrid tile = tile_of_grid(args, part, index);
+      const TileOfGrid tile = tile_of_grid(args, index);
       Sums<C> sums;
       if constexpr (C::kWide) {
         multiply_grouped<kFormat, C>(args, ring, state, blocks, sums);
       } else {
-        multiply_folded<kFormat, C>(args, ring, state, tile.row_tile, blocks, sums);
+        multiply_folded<kFormat, C>(args, ring, state, blocks, sums);
       }
       if (args.cluster == 1) {
         store_tile<C>(args, tile, sums);
@@ -471,8 +437,6 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
       }
     }
   }
-  __syncwarp();
-  if (args.pair == 2) cluster_sync();  // the other one may still copy to here, or arrive
 }
 
 int token_tile(int m) { return m <= 16 ? 16 : m <= 64 ? 64 : kMaxTokenTile; }
@@ -495,22 +459,14 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   constexpr int kClusterCost = 6;
   args.cluster =
       choose_cluster(tiles, args.w[0].num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost, fitting);
-  int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
-  const int pairs = ceil_div(args.row_tiles, 2) * args.token_tiles;
-  if (args.cluster == 1 && args.row_tiles > 1 &&
-      ceil_div(pairs, fitting(2)) <= ceil_div(tiles, launch.num_sms)) {
-    args.pair = 2;
-    args.row_tiles = ceil_div(args.row_tiles, 2);
-    groups = std::min(pairs, fitting(2));
-  }
-  const int group = args.cluster * args.pair;
+  const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(groups * group));
+  config.gridDim = dim3(static_cast<unsigned>(groups * args.cluster));
   config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = C::kSharedBytes;
   config.stream = launch.stream;
-  launch_early(config, attributes, group);
+  launch_early(config, attributes, args.cluster);
   cudaLaunchKernelEx(&config, kernel, args);
 }
 
@@ -562,7 +518,6 @@ void launch_prefill_product(const Product& p, const PackedWeight* up, const Laun
                    .row_tiles = 0,
                    .token_tiles = 0,
                    .cluster = 1,
-                   .pair = 1,
                    .accumulate = p.accumulate};
   if (up == nullptr || !has_wide_scales(p.w.format)) {
     launch_products(args, up != nullptr, launch);

@@ -4,13 +4,9 @@
 // 128 of k, and its products are summed apart, since the tensor cores keep some 14 bits of a sum only, and
 // because scales change with it: they are added in float32, times the scales of the weights and of the
 // activations. Sums of 64 tokens at a time: while one such part is added, the tensor cores make the next.
-//
-// FP8 codes are operands as they are. MXFP4's become E4M3 with the exponents of their groups worked in,
-// relative to the row's largest in the stage: exactly, where groups differ by up to 2^14.
 #include "kernels/cuda/hopper/cluster.cuh"
 #include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/hopper/wgmma.cuh"
-#include "kernels/cuda/linear/expand_e4m3.cuh"
 #include "kernels/cuda/linear/inputs.h"
 #include "kernels/cuda/linear/prefill_fp8.h"
 #include "kernels/cuda/linear/tiles.cuh"
@@ -19,6 +15,7 @@ namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kStageBlocks = 2;  // of k: 128 codes
+constexpr int kBlockBytes = block_bytes(Format::fp8);
 constexpr int kPartTokens = 64;
 constexpr int kGroups = 2;  // warpgroups that multiply
 constexpr int kWarps = kGroups * 4;
@@ -29,15 +26,14 @@ constexpr int kConsumerRegisters = 232;
 constexpr int kRows = kWarps * kTileRows;
 
 // kGated: a warp's upper eight rows are the up projection of its lower eight, which are half a row tile.
-template <Format kFormatOf, int kTokensOf, bool kGatedOf>
+template <int kTokensOf, bool kGatedOf>
 struct Config {
-  static constexpr Format kFormat = kFormatOf;
   static constexpr int kTokens = kTokensOf;
   static constexpr bool kGated = kGatedOf;
   static constexpr int kParts = kTokens / kPartTokens;
   static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
-  static constexpr int kTileCodeBytes = kStageBlocks * block_bytes(kFormat);
+  static constexpr int kTileCodeBytes = kStageBlocks * kBlockBytes;
   static constexpr int kCodesAt = kInputBytes;
   static constexpr int kInputScalesAt = kCodesAt + kWarps * kTileCodeBytes;
   static constexpr int kStageBytes = (kInputScalesAt + kTokens * 4 + 1023) / 1024 * 1024;
@@ -72,21 +68,20 @@ struct Copier {
 
   __device__ __forceinline__ void weights(int row_tile, int block, int count, std::uint32_t stage,
                                           std::uint32_t barrier) const {
-    const auto bytes = static_cast<std::uint32_t>(count * block_bytes(C::kFormat));
+    const auto bytes = static_cast<std::uint32_t>(count * kBlockBytes);
     if (lane == 0) mbarrier_expect(barrier, kWarps * bytes + C::kTokens * (kInputRowBytes + 4U));
     if (lane >= kWarps) return;
     bulk_copy(stage + C::kCodesAt + lane * C::kTileCodeBytes,
-              local_tile<C>(args, row_tile, lane).codes +
-                  static_cast<std::int64_t>(block) * block_bytes(C::kFormat),
+              local_tile<C>(args, row_tile, lane).codes + static_cast<std::int64_t>(block) * kBlockBytes,
               bytes, barrier);
   }
 
-  __device__ __forceinline__ void inputs(const Part& part, int token_tile, int block, std::uint32_t stage,
+  __device__ __forceinline__ void inputs(int token_tile, int block, std::uint32_t stage,
                                          std::uint32_t barrier) const {
     const std::int64_t row = static_cast<std::int64_t>(block / kStageBlocks) * args.m_pad +
                              static_cast<std::int64_t>(token_tile) * C::kTokens;
     if (lane == kWarps) {
-      copy_inputs(args, part, stage, args.inputs + row * kInputRowBytes, C::kInputBytes, barrier);
+      bulk_copy(stage, args.inputs + row * kInputRowBytes, C::kInputBytes, barrier);
     } else if (lane == kWarps + 1) {
       bulk_copy(stage + C::kInputScalesAt, args.input_scales + row, C::kTokens * 4, barrier);
     }
@@ -96,11 +91,11 @@ struct Copier {
 template <class C>
 __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& ring, const Part& part) {
   const Copier<C> copier{args, static_cast<int>(threadIdx.x) % 32};
-  const Blocks blocks = stages_of_rank(args, part.k_rank(args));
+  const Blocks blocks = stages_of_rank(args, part.rank);
   const auto stage_at = [&](int i) { return shared_address(ring.stages) + i * C::kStageBytes; };
   // Weights of the first stages do not depend on earlier kernels; their activations do.
   const int ahead = min(C::kStages, (blocks.end - blocks.begin + kStageBlocks - 1) / kStageBlocks);
-  const TileOfGrid first_tile = tile_of_grid(args, part, part.first);
+  const TileOfGrid first_tile = tile_of_grid(args, part.first);
   for (int i = 0; i < ahead; ++i) {
     const int block = blocks.begin + i * kStageBlocks;
     copier.weights(first_tile.row_tile, block, min(kStageBlocks, blocks.end - block), stage_at(i),
@@ -110,7 +105,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   RingState state;
   int position = 0;
   for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
-    const TileOfGrid tile = tile_of_grid(args, part, index);
+    const TileOfGrid tile = tile_of_grid(args, index);
     for (int block = blocks.begin; block < blocks.end; block += kStageBlocks, ++position) {
       const std::uint32_t barrier = barrier_at(ring.filled, state.stage);
       if (position >= ahead) {
@@ -120,7 +115,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
         copier.weights(tile.row_tile, block, min(kStageBlocks, blocks.end - block), stage_at(state.stage),
                        barrier);
       }
-      copier.inputs(part, tile.token_tile, block, stage_at(state.stage), barrier);
+      copier.inputs(tile.token_tile, block, stage_at(state.stage), barrier);
       state.advance(C::kStages);
     }
   }
@@ -145,18 +140,7 @@ __device__ __forceinline__ RowsOfWarp rows_of_warp(int warp) {
   return {.tile = {warp, warp}, .upper = {false, true}};
 }
 
-// What a lane needs of its rows' scales in a stage.
-template <Format kFormat>
-struct StageScales;
-template <>
-struct StageScales<Format::fp8> {
-  float of_row[2];
-};
-template <>
-struct StageScales<Format::mxfp4> {
-  std::uint32_t exponents[2][kStageBlocks];  // two groups of rows g and g + 8 a word
-};
-
+// Scales of a lane's two rows.
 template <class C>
 class ScaleLoader {
  public:
@@ -164,92 +148,46 @@ class ScaleLoader {
       : w_(args.w[0]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const int first = C::kFormat == Format::fp8 && rows.upper[row] ? 8 : 0;
-      from_[row] = local_tile<C>(args, row_tile, rows.tile[row]).scales + (lane / 4 + first) * 4;
+      const std::byte* scales = local_tile<C>(args, row_tile, rows.tile[row]).scales;
+      from_[row] = reinterpret_cast<const float*>(scales) + lane / 4 + (rows.upper[row] ? 8 : 0);
     }
   }
 
   // Of the stage that begins with `block`.
-  __device__ __forceinline__ StageScales<C::kFormat> load(int block) const {
-    StageScales<C::kFormat> scales;
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      if constexpr (C::kFormat == Format::fp8) {
-        scales.of_row[row] = *reinterpret_cast<const float*>(from_[row] + scale_group(w_, block * 2) * 64);
-      } else {
-#pragma unroll
-        for (int b = 0; b < kStageBlocks; ++b) {
-          scales.exponents[row][b] =
-              block + b < w_.num_blocks
-                  ? *reinterpret_cast<const std::uint32_t*>(from_[row] + (block + b) * 32)
-                  : 0U;
-        }
-      }
-    }
-    return scales;
+  __device__ __forceinline__ void load(int block, float (&scale)[2]) const {
+    const int at = scale_group(w_, block * 2) * kTileRows;
+    scale[0] = from_[0][at];
+    scale[1] = from_[1][at];
   }
 
  private:
   const PackedWeight& w_;
-  const std::byte* from_[2];
+  const float* from_[2];
 };
 
-template <class C>
-__device__ __forceinline__ Operand load_operand(const std::byte* stage, const RowsOfWarp& rows,
-                                                const StageScales<Format::fp8>& scales, int count, int lane) {
-  Operand operand;
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const std::byte* codes = stage + C::kCodesAt + rows.tile[row] * C::kTileCodeBytes;
-    operand.scale[row] = scales.of_row[row];
-#pragma unroll
-    for (int b = 0; b < kStageBlocks; ++b) {
-      LaneCodes<Format::fp8> of_lane{};
-      if (b < count) of_lane.load(codes + b * block_bytes(Format::fp8), lane);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint4 v = of_lane.vectors[i];
-        operand.a[2 * b + i][row] = gather_e4m3(v.x, v.y, rows.upper[row]);
-        operand.a[2 * b + i][2 + row] = gather_e4m3(v.z, v.w, rows.upper[row]);
-      }
-    }
-  }
-  return operand;
+// A register holds four codes of one row from one k16 step, of the lane's two words there.
+__device__ __forceinline__ std::uint32_t gather_row(std::uint32_t even, std::uint32_t odd, bool upper) {
+  return __byte_perm(even, odd, upper ? 0x6420U : 0x7531U);
 }
 
 template <class C>
-__device__ __forceinline__ Operand load_operand(const std::byte* stage, const RowsOfWarp& rows,
-                                                const StageScales<Format::mxfp4>& scales, int count,
-                                                int lane) {
-  Operand operand;
+__device__ __forceinline__ void load_operand(const std::byte* stage, const RowsOfWarp& rows, int count,
+                                             int lane, Operand& operand) {
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::byte* codes = stage + C::kCodesAt + rows.tile[row] * C::kTileCodeBytes;
-    const bool upper = rows.upper[row];
-    std::uint32_t exponents[4];
-    std::uint32_t largest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      exponents[i] = (scales.exponents[row][i / 2] >> ((upper ? 16 : 0) + 8 * (i % 2))) & 0xFFU;
-      largest = max(largest, exponents[i]);
-    }
-    // A code is weight * 2^(6 + 253 - largest); what float32 cannot hold is zero.
-    operand.scale[row] = largest > 132U ? __uint_as_float((largest - 132U) << 23) : 0.0F;
 #pragma unroll
     for (int b = 0; b < kStageBlocks; ++b) {
-      LaneCodes<Format::mxfp4> of_lane{};
-      if (b < count) of_lane.load(codes + b * block_bytes(Format::mxfp4), lane);
-      const uint4 v = of_lane.vectors[0];
-      const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+      LaneCodes<Format::fp8> of_lane{};
+      if (b < count) of_lane.load(codes + b * kBlockBytes, lane);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const MagnitudeTable table = magnitude_table(largest - exponents[2 * b + i]);
-        operand.a[2 * b + i][row] = expand_e2m1(words[2 * i], upper, table);
-        operand.a[2 * b + i][2 + row] = expand_e2m1(words[2 * i + 1], upper, table);
+        const uint4 v = of_lane.vectors[i];
+        operand.a[2 * b + i][row] = gather_row(v.x, v.y, rows.upper[row]);
+        operand.a[2 * b + i][2 + row] = gather_row(v.z, v.w, rows.upper[row]);
       }
     }
   }
-  return operand;
 }
 
 template <class C>
@@ -306,21 +244,21 @@ __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Rin
   const ScaleLoader<C> loader(args, row_tile, rows, lane);
 #pragma unroll
   for (int i = 0; i < C::kParts; ++i) clear(sums[i]);
-  StageScales<C::kFormat> next = loader.load(blocks.begin);
+  float next[2];
+  loader.load(blocks.begin, next);
   for (int block = blocks.begin; block < blocks.end; block += kStageBlocks) {
     const std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    const StageScales<C::kFormat> scales = next;
-    if (block + kStageBlocks < blocks.end) next = loader.load(block + kStageBlocks);
+    Operand operand{.scale = {next[0], next[1]}};
+    if (block + kStageBlocks < blocks.end) loader.load(block + kStageBlocks, next);
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(kStageBlocks, blocks.end - block);
-    const Operand operand = load_operand<C>(stage, rows, scales, count, lane);
-    if (C::kFormat == Format::fp8 && !C::kGated &&
-        __all_sync(0xFFFFFFFFU, operand.scale[0] == operand.scale[1])) {
+    load_operand<C>(stage, rows, count, lane, operand);
+    if (!C::kGated && __all_sync(0xFFFFFFFFU, operand.scale[0] == operand.scale[1])) {
       multiply_stage<C, true>(stage, operand, lane, sums);
     } else {
       multiply_stage<C, false>(stage, operand, lane, sums);
     }
-    let_go(args, ring, state.stage, lane);
+    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }
 }
@@ -411,7 +349,7 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
       .stages = memory, .filled = shared_address(barriers[0]), .drained = shared_address(barriers[1])};
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const Part part = part_of_block(args);
-  init_ring(args, ring, C::kStages, kWarps);
+  init_ring(ring, C::kStages, kWarps);
   if (warp >= kWarps) {
     lower_registers<kCopierRegisters>();
     if (warp == kWarps) {
@@ -427,10 +365,10 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
   } else {
     raise_registers<kConsumerRegisters>();
     wait_for_earlier_kernels();
-    const Blocks blocks = stages_of_rank(args, part.k_rank(args));
+    const Blocks blocks = stages_of_rank(args, part.rank);
     RingState state;
     for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
-      const TileOfGrid tile = tile_of_grid(args, part, index);
+      const TileOfGrid tile = tile_of_grid(args, index);
       Sums<C> sums;
       multiply_tile<C>(args, ring, state, tile.row_tile, blocks, sums);
       if (args.cluster == 1) {
@@ -440,15 +378,12 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
       }
     }
   }
-  __syncwarp();
-  if (args.pair == 2) cluster_sync();  // the other one may still copy to here, or arrive
 }
 
 // How a product is cut.
 struct Cut {
   int tokens = 0;  // of a tile
   int cluster = 1;
-  int pair = 1;
   double cost = 0.0;  // of the busiest block, in tokens times stages
 };
 
@@ -468,39 +403,31 @@ void consider(const PackedWeight& w, int m, int num_sms, Cut& best) {
   constexpr int kStageCost = 32;   // besides its tokens
   constexpr int kClusterCost = 4;  // of adding up, in stages
   const int stages = ceil_div(w.num_blocks, kStageBlocks);
-  const int row_tiles = ceil_div(w.num_tiles * kTileRows, C::kOutputRows);
-  const int token_tiles = ceil_div(m, C::kTokens);
-  const int tiles = row_tiles * token_tiles;
+  const int tiles = ceil_div(w.num_tiles * kTileRows, C::kOutputRows) * ceil_div(m, C::kTokens);
   const int cluster = choose_cluster(tiles, stages, num_sms, kMinStages, kClusterCost,
                                      [](int size) { return fitting_clusters<C>(size); });
-  const int pair = cluster == 1 && row_tiles > 1 ? 2 : 1;
-  const int rounds = pair == 2      ? ceil_div(ceil_div(row_tiles, 2) * token_tiles, fitting_clusters<C>(2))
-                     : cluster == 1 ? 1
-                                    : ceil_div(tiles, fitting_clusters<C>(cluster));
+  const int rounds = ceil_div(tiles, cluster == 1 ? num_sms : fitting_clusters<C>(cluster));
   const double cost = static_cast<double>(rounds) * (C::kTokens + kStageCost) *
                       (ceil_div(stages, cluster) + (cluster > 1 ? kClusterCost : 0));
-  if (best.tokens == 0 || cost < best.cost)
-    best = {.tokens = C::kTokens, .cluster = cluster, .pair = pair, .cost = cost};
+  if (best.tokens == 0 || cost < best.cost) best = {.tokens = C::kTokens, .cluster = cluster, .cost = cost};
 }
 
-// fn(Config) with the tile of the cut.
-template <Format kFormat, bool kGated, class Fn>
+// fn(Config) with the tile of the cut. (256 tokens leave no registers: slower, for all that they read less.)
+template <bool kGated, class Fn>
 void with_tokens(int tokens, const Fn& fn) {
   switch (tokens) {
-    case 64: fn(Config<kFormat, 64, kGated>{}); return;
-    case 128: fn(Config<kFormat, 128, kGated>{}); return;
-    case 192: fn(Config<kFormat, 192, kGated>{}); return;
-    default: fn(Config<kFormat, 256, kGated>{}); return;
+    case 64: fn(Config<64, kGated>{}); return;
+    case 128: fn(Config<128, kGated>{}); return;
+    default: fn(Config<192, kGated>{}); return;
   }
 }
 
-template <Format kFormat, bool kGated>
+template <bool kGated>
 Cut choose_cut(const PackedWeight& w, int m, int num_sms) {
   Cut best;
-  for (const int tokens : {64, 128, 192, 256}) {
+  for (const int tokens : {64, 128, 192}) {
     if (tokens > 64 && m <= tokens - 64) break;
-    with_tokens<kFormat, kGated>(tokens,
-                                 [&](auto config) { consider<decltype(config)>(w, m, num_sms, best); });
+    with_tokens<kGated>(tokens, [&](auto config) { consider<decltype(config)>(w, m, num_sms, best); });
   }
   return best;
 }
@@ -508,35 +435,33 @@ Cut choose_cut(const PackedWeight& w, int m, int num_sms) {
 template <class C>
 void launch_kernel(PrefillArgs args, const Launch& launch) {
   cudaFuncSetAttribute(fp8_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
-  args.row_tiles = ceil_div(ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows), args.pair);
+  args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
   args.token_tiles = args.m_pad / C::kTokens;
-  const int group = args.cluster * args.pair;
   const int tiles = args.row_tiles * args.token_tiles;
-  const int groups = args.cluster > 1 ? tiles : std::min(tiles, fitting_clusters<C>(group));
+  const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(groups * group));
+  config.gridDim = dim3(static_cast<unsigned>(groups * args.cluster));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = C::kSharedBytes;
   config.stream = launch.stream;
-  launch_early(config, attributes, group);
+  launch_early(config, attributes, args.cluster);
   cudaLaunchKernelEx(&config, fp8_kernel<C>, args);
 }
 
-// Tiles have 256 tokens at most.
-constexpr int kMaxPadding = 255;
+// Tiles have 192 tokens at most.
+constexpr int kMaxPadding = 191;
 std::size_t panel_tokens(const PackedWeight& w, int m) {
   return static_cast<std::size_t>(ceil_div(w.num_blocks, kStageBlocks)) *
          static_cast<std::size_t>(m + kMaxPadding);
 }
 
-template <Format kFormat, bool kGated>
-void launch_format(const Product& p, const PackedWeight* up, const Launch& launch) {
-  const Cut cut = choose_cut<kFormat, kGated>(p.w, p.m, launch.num_sms);
+template <bool kGated>
+void launch_gated(const Product& p, const PackedWeight* up, const Launch& launch) {
+  const Cut cut = choose_cut<kGated>(p.w, p.m, launch.num_sms);
   const int m_pad = ceil_div(p.m, cut.tokens) * cut.tokens;
   auto* scales = reinterpret_cast<float*>(launch.scratch + panel_tokens(p.w, p.m) * kInputRowBytes);
-  launch_quantize_inputs(p, kFormat == Format::fp8 ? ByteOrder::pairs : ByteOrder::interlaced, m_pad,
-                         reinterpret_cast<uint4*>(launch.scratch), scales, launch);
+  launch_quantize_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), scales, launch);
   const PrefillArgs args{.w = {p.w, kGated ? *up : p.w},
                          .inputs = launch.scratch,
                          .input_scales = scales,
@@ -547,18 +472,14 @@ void launch_format(const Product& p, const PackedWeight* up, const Launch& launc
                          .row_tiles = 0,
                          .token_tiles = 0,
                          .cluster = cut.cluster,
-                         .pair = cut.pair,
                          .accumulate = p.accumulate};
-  with_tokens<kFormat, kGated>(cut.tokens,
-                               [&](auto config) { launch_kernel<decltype(config)>(args, launch); });
+  with_tokens<kGated>(cut.tokens, [&](auto config) { launch_kernel<decltype(config)>(args, launch); });
 }
 
 }  // namespace
 
 bool can_multiply_fp8(const PackedWeight& w) {
-  if (w.num_groups != 1 || w.permutation_offset != 0) return false;
-  if (w.format == Format::mxfp4) return true;
-  return w.format == Format::fp8 && (w.scale_groups == 1 || w.chunks_per_scale % 4 == 0);
+  return w.format == Format::fp8 && w.num_groups == 1 && (w.scale_groups == 1 || w.chunks_per_scale % 4 == 0);
 }
 
 std::size_t fp8_scratch_bytes(const PackedWeight& w, int m) {
@@ -567,13 +488,7 @@ std::size_t fp8_scratch_bytes(const PackedWeight& w, int m) {
 
 void launch_fp8_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
-  if (p.w.format == Format::fp8) {
-    up != nullptr ? launch_format<Format::fp8, true>(p, up, launch)
-                  : launch_format<Format::fp8, false>(p, up, launch);
-  } else {
-    up != nullptr ? launch_format<Format::mxfp4, true>(p, up, launch)
-                  : launch_format<Format::mxfp4, false>(p, up, launch);
-  }
+  up != nullptr ? launch_gated<true>(p, up, launch) : launch_gated<false>(p, up, launch);
 }
 
 }  // namespace nibble::kernels::cuda

@@ -5,7 +5,7 @@
 
 namespace nibble::kernels::cuda {
 
-// Whether the weight can be multiplied as E4M3: MXFP4, or FP8 with scales of rows or of 128 columns.
+// Whether the weight can be multiplied as E4M3: FP8 with scales of rows or of multiples of 128 columns.
 bool can_multiply_fp8(const PackedWeight& w);
 
 // Launch::scratch of launch_fp8_product.

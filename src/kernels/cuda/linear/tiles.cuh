@@ -6,8 +6,6 @@
 
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
-#include "kernels/cuda/hopper/cluster.cuh"
-#include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/linear/product.h"
 
 namespace nibble::kernels::cuda {
@@ -24,10 +22,9 @@ struct PrefillArgs {
   std::int64_t y_stride;
   int m;
   int m_pad;
-  int row_tiles;  // tiles of the grid; with pairs, pairs of them
+  int row_tiles;  // tiles of the grid
   int token_tiles;
   int cluster;  // blocks that split k
-  int pair;     // 2: two blocks with neighbouring row tiles share the copies of their activations; else 1
   bool accumulate;
 };
 
@@ -37,31 +34,25 @@ struct TileOfGrid {
   int token_tile;
 };
 
-// A block's part in the launch: tiles first, first + step, ... in a group of blocks that split k or are a
-// pair.
+// A block's part in the launch: tiles first, first + step, ..., of each the `rank`-th part of k.
 struct Part {
   int first;
   int step;
-  int rank;  // in the group
-
-  // Of those that split k.
-  __device__ __forceinline__ int k_rank(const PrefillArgs& args) const { return args.pair == 2 ? 0 : rank; }
+  int rank;
 };
 __device__ __forceinline__ Part part_of_block(const PrefillArgs& args) {
-  const int group = args.cluster * args.pair;
-  return {.first = static_cast<int>(blockIdx.x) / group,
-          .step = static_cast<int>(gridDim.x) / group,
-          .rank = static_cast<int>(blockIdx.x) % group};
+  return {.first = static_cast<int>(blockIdx.x) / args.cluster,
+          .step = static_cast<int>(gridDim.x) / args.cluster,
+          .rank = static_cast<int>(blockIdx.x) % args.cluster};
 }
 
 // Neighbouring blocks share activations and weights: bands of 8 row tiles, tokens outside.
-__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, const Part& part, int index) {
+__device__ __forceinline__ TileOfGrid tile_of_grid(const PrefillArgs& args, int index) {
   constexpr int kBand = 8;
   const int band = index / (kBand * args.token_tiles);
   const int rows = min(kBand, args.row_tiles - band * kBand);
   const int rest = index - band * kBand * args.token_tiles;
-  const int row_tile = band * kBand + rest % rows;
-  return {.row_tile = args.pair == 2 ? row_tile * 2 + part.rank : row_tile, .token_tile = rest / rows};
+  return {.row_tile = band * kBand + rest % rows, .token_tile = rest / rows};
 }
 
 struct Blocks {
@@ -94,42 +85,16 @@ struct RingState {
   }
 };
 
-// Copies rows of a panel of activations, of both blocks of a pair each a half.
-__device__ __forceinline__ void copy_inputs(const PrefillArgs& args, const Part& part, std::uint32_t to,
-                                            const std::byte* from, std::uint32_t bytes,
-                                            std::uint32_t barrier) {
-  if (args.pair == 1) {
-    bulk_copy(to, from, bytes, barrier);
-  } else {
-    const std::uint32_t at = static_cast<std::uint32_t>(part.rank) * (bytes / 2);
-    bulk_copy_to_all(to + at, from + at, bytes / 2, barrier, 3);
-  }
-}
-
-// A warp has read a stage: the copiers that fill it hear of it.
-__device__ __forceinline__ void let_go(const PrefillArgs& args, const Ring& ring, int stage, int lane) {
-  const std::uint32_t barrier = barrier_at(ring.drained, stage);
-  if (args.pair == 1) {
-    if (lane == 0) mbarrier_arrive(barrier);
-  } else if (lane < 2) {
-    mbarrier_arrive_remote(remote_address(barrier, lane));
-  }
-}
-
-// Barriers for all of the block, and of its pair.
-__device__ __forceinline__ void init_ring(const PrefillArgs& args, const Ring& ring, int stages, int warps) {
+// Sets the barriers up; `warps` read a stage. By the whole block.
+__device__ __forceinline__ void init_ring(const Ring& ring, int stages, int warps) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages; ++i) {
       mbarrier_init(barrier_at(ring.filled, i), 1);
-      mbarrier_init(barrier_at(ring.drained, i), static_cast<std::uint32_t>(warps * args.pair));
+      mbarrier_init(barrier_at(ring.drained, i), static_cast<std::uint32_t>(warps));
     }
     mbarrier_init_fence();
   }
-  if (args.pair == 1) {
-    __syncthreads();
-  } else {
-    cluster_sync();
-  }
+  __syncthreads();
 }
 
 template <int kCount>
