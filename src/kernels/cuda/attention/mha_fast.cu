@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/attention.h"
-#include "kernels/cuda/attention/hopper.cuh"
+#include "kernels/cuda/attention/panels.cuh"
 #include "kernels/cuda/check.h"
 
 namespace nibble::kernels::cuda {
@@ -36,28 +36,6 @@ __device__ __forceinline__ void copy_async(void* to, const float* from, bool pre
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from),
                "r"(present ? 16 : 0)
                : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-// d [16 x 8] += a [16 x 16] b [16 x 8].
-__device__ __forceinline__ void mma(float* d, const std::uint32_t* a, std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
-      " {%0, %1, %2, %3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ void copy_tile(const MhaLaunch& launch, std::int64_t head, std::int64_t begin, Shared& shared) {
@@ -134,9 +112,9 @@ __device__ void score_tile(const Shared& shared, const WarpRows& warp, float (&s
 #pragma unroll
     for (int j = 0; j < kTile / 16; ++j) {
       std::uint32_t b[4];
-      load_matrices(b, &shared.keys[j * 16 + entry][step * 16 + column]);
-      mma(s[2 * j], warp.q[step], b[0], b[1]);
-      mma(s[2 * j + 1], warp.q[step], b[2], b[3]);
+      load_matrices(b, shared_address(&shared.keys[j * 16 + entry][step * 16 + column]));
+      mma_bf16(s[2 * j], warp.q[step], b[0], b[1]);
+      mma_bf16(s[2 * j + 1], warp.q[step], b[2], b[3]);
     }
   }
 }
@@ -180,9 +158,9 @@ __device__ void add_values(const Shared& shared, const std::uint32_t (&p)[kTile 
 #pragma unroll
     for (int j = 0; j < kValue / 16; ++j) {
       std::uint32_t b[4];
-      load_matrices_transposed(b, &shared.values[step * 16 + entry][j * 16 + column]);
-      mma(warp.o[2 * j], p[step], b[0], b[1]);
-      mma(warp.o[2 * j + 1], p[step], b[2], b[3]);
+      load_matrices_transposed(b, shared_address(&shared.values[step * 16 + entry][j * 16 + column]));
+      mma_bf16(warp.o[2 * j], p[step], b[0], b[1]);
+      mma_bf16(warp.o[2 * j + 1], p[step], b[2], b[3]);
     }
   }
 }

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/hopper.cuh"
 #include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/attention/mla_schedule.cuh"
+#include "kernels/cuda/attention/panels.cuh"
 
 namespace nibble::kernels::cuda {
 

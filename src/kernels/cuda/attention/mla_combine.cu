@@ -1,9 +1,10 @@
 // Merges the partial results of query rows that several parts worked on, in the order of the parts; rows that
 // see nothing become zero.
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention/mla_fast.h"
-#include "kernels/cuda/check.h"
+#include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
@@ -16,7 +17,7 @@ template <int kSlices>
 __global__ void __launch_bounds__(kSlices* kVectors) mla_combine_kernel(MlaFast launch, int heads_per_block) {
   __shared__ float4 slices[kSlices][kVectors];
   __shared__ float slice_sums[kSlices];
-  cudaGridDependencySynchronize();
+  wait_for_earlier_kernels();
   const MlaSplits splits = launch.splits[blockIdx.x];
   if (splits.num_parts == 1) return;
   const int column = static_cast<int>(threadIdx.x) % kVectors;
@@ -95,12 +96,16 @@ void launch_combine(cudaStream_t stream, const MlaFast& launch, int heads_per_bl
 }  // namespace
 
 void launch_mla_combine(cudaStream_t stream, const MlaFast& launch) {
-  // Few rows are split into many parts, many rows into few.
+  // Few rows are split into many parts, many rows into few or not at all.
   constexpr std::int64_t kFewHeads = 1056;
-  if (launch.base.num_rows * launch.base.num_heads <= kFewHeads) {
+  constexpr std::int64_t kManyHeads = 2048;
+  constexpr std::int64_t kMaxHeadsPerBlock = 8;
+  const std::int64_t heads = launch.base.num_rows * launch.base.num_heads;
+  if (heads <= kFewHeads) {
     launch_combine<4>(stream, launch, 1);
   } else {
-    launch_combine<1>(stream, launch, 8);
+    const std::int64_t per_block = std::clamp<std::int64_t>(heads / kManyHeads, 1, kMaxHeadsPerBlock);
+    launch_combine<1>(stream, launch, static_cast<int>(per_block));
   }
 }
 

@@ -92,6 +92,8 @@ class Consumer {
 
  private:
   static constexpr int kOther = 1 - kGroup;
+  // bf16 A fragments of four k16 steps.
+  using Probabilities = std::uint32_t[4][4];
 
   __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
   // Of this thread's two rows, the one of index 0 or 1.
@@ -123,7 +125,7 @@ class Consumer {
       new_top[i] = raised(top_[i], tops[i]);
       if (lane() % 4 == 0) shared_.top[0][row(i)] = new_top[i];
     }
-    std::uint32_t p[16];
+    Probabilities p;
     float sums[2];
     probabilities(new_top, p, sums);
     store_probabilities(p);
@@ -163,7 +165,7 @@ class Consumer {
       new_top[i] = raised(top_[i], tops[i]);
       if (lane() % 4 == 0) shared_.top[1][row(i)] = new_top[i];
     }
-    std::uint32_t p[16];
+    Probabilities p;
     float sums[2];
     probabilities(new_top, p, sums);
     store_probabilities(p);
@@ -216,8 +218,8 @@ class Consumer {
       for (int j = 0; j < 8; ++j) {
         const int step = 8 * chunk + j;
         if (step >= kMlaWidth / 16) continue;
-        const int at = (step / 4 * kPanelBytes + step % 4 * 32) / 16;
-        wgmma_64x64(s_, q + at, k + at, step > 0);
+        const int at = step / 4 * (kPanelBytes / 16) + step % 4 * kStepColumns;
+        wgmma_bf16(s_, q + at, k + at, step > 0 ? 1 : 0);
       }
     }
     wgmma_commit();
@@ -250,8 +252,7 @@ class Consumer {
   }
 
   // p = 2^(scaled score - top) as bf16 A fragments of four k16 steps; sums of this thread's values.
-  __device__ __forceinline__ void probabilities(const float (&top)[2], std::uint32_t (&p)[16],
-                                                float (&sums)[2]) {
+  __device__ __forceinline__ void probabilities(const float (&top)[2], Probabilities& p, float (&sums)[2]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float base = top[i] == -INFINITY ? 0.0F : top[i];
@@ -261,18 +262,18 @@ class Consumer {
         const float a = exp2_approx(fmaf(s_[4 * j + 2 * i], scale_, -base));
         const float b = exp2_approx(fmaf(s_[4 * j + 2 * i + 1], scale_, -base));
         sums[i] += a + b;
-        p[2 * j + i] = bf16_pair(a, b);
+        p[j / 2][j % 2 * 2 + i] = bf16_pair(a, b);
       }
     }
   }
 
   // Into the rope panel of this group's buffer.
-  __device__ __forceinline__ void store_probabilities(const std::uint32_t (&p)[16]) {
+  __device__ __forceinline__ void store_probabilities(const Probabilities& p) {
     std::uint8_t* panel = shared_.kv[kGroup] + kRopePanel * kPanelBytes;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       auto* to = panel + panel_offset(row(i % 2), i / 2) + lane() % 4 * 4;
-      *reinterpret_cast<std::uint32_t*>(to) = p[i];
+      *reinterpret_cast<std::uint32_t*>(to) = p[i / 4][i % 4];
     }
   }
 
@@ -292,14 +293,14 @@ class Consumer {
   }
 
   __device__ __forceinline__ std::uint64_t values_of(int buffer) const {
-    return mn_major(shared_address(shared_.kv[buffer]) + kGroup * kHalfPanels * kPanelBytes);
+    return mn_major(shared_address(shared_.kv[buffer]) + kGroup * kHalfPanels * kPanelBytes, kPanelBytes);
   }
 
-  __device__ __forceinline__ void add_own_values(const std::uint32_t (&p)[16]) {
+  __device__ __forceinline__ void add_own_values(const Probabilities& p) {
     const std::uint64_t v = values_of(kGroup);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) wgmma_64x256(o_, p + 4 * step, v + step * (2048 / 16));
+    for (int step = 0; step < 4; ++step) wgmma_bf16_mn(o_, p[step], v + step * kStepRows);
     wgmma_commit();
   }
 
@@ -309,7 +310,7 @@ class Consumer {
     const std::uint64_t p = k_major(shared_address(shared_.kv[kOther]) + kRopePanel * kPanelBytes);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) wgmma_64x256(o_, p + step * 2, v + step * (2048 / 16), true);
+    for (int step = 0; step < 4; ++step) wgmma_bf16_mn(o_, p + step * kStepColumns, v + step * kStepRows);
     wgmma_commit();
   }
 

@@ -51,10 +51,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 0; i < 2 * kChunks; ++i) {
       mbarrier_init(shared_address(&shared.full[i / kChunks][i % kChunks]), kBulk ? 1 : kProducerWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+    mbarrier_init_fence();
     if constexpr (kBulk) prefetch_map(map);
   }
-  cudaGridDependencySynchronize();
+  wait_for_earlier_kernels();
   if (blockIdx.x == 0) mark_empty_rows(launch);
   Schedule schedule;
   schedule.build(launch, static_cast<int>(gridDim.x) / launch.num_groups, shared.schedule);

@@ -6,41 +6,11 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/attention/box_slots.cuh"
 #include "kernels/cuda/attention/mla_block.cuh"
 #include "kernels/cuda/elementwise/cache_codes.cuh"
 
 namespace nibble::kernels::cuda {
-
-class PageIds {
- public:
-  __device__ PageIds(const MlaFast& launch, const Piece& piece)
-      : table_(launch.base.page_tables + static_cast<std::int64_t>(piece.seq) * launch.base.max_pages),
-        page_size_(launch.base.page_size),
-        box_rows_(launch.box_rows),
-        length_(piece.length()) {}
-
-  // First cache slot of the box that begins at an entry; called by the whole warp. Entries are asked for in
-  // ascending order; 32 boxes are looked up at a time.
-  __device__ int slot(int entry) {
-    const int box = entry / box_rows_;
-    if (box >= next_) {
-      first_ = box;
-      next_ = box + 32;
-      const int mine = (box + static_cast<int>(threadIdx.x) % 32) * box_rows_;
-      slot_ = mine < length_ ? table_[mine / page_size_] * page_size_ + mine % page_size_ : 0;
-    }
-    return __shfl_sync(0xFFFFFFFFU, slot_, box - first_);
-  }
-
- private:
-  const std::int32_t* table_;
-  int page_size_;
-  int box_rows_;
-  int length_;
-  int first_ = 0;
-  int next_ = 0;
-  int slot_ = 0;
-};
 
 __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, const Schedule& schedule,
                                Shared& shared) {
@@ -51,7 +21,7 @@ __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, co
   Piece piece;
   const int end = schedule.cut(part + 1);
   for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
-    PageIds pages(launch, piece);
+    BoxSlots slots(launch.base, piece.seq, min(piece.tile_end * kMlaTile, piece.length()), launch.box_rows);
     for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
       const int buffer = (tile - piece.tile_begin) % 2;
       const int begin = tile * kMlaTile;
@@ -64,7 +34,7 @@ __device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, co
           const int num_panels = chunk == kChunks - 1 ? 1 : 2;
           if (leader) mbarrier_expect(full, num_panels * panel_bytes);
           for (int box = 0; box < num_boxes; ++box) {
-            const int slot = pages.slot(begin + box * launch.box_rows);
+            const int slot = slots.slot(begin + box * launch.box_rows);
             if (!leader) continue;
             const std::uint32_t to =
                 shared_address(shared.kv[buffer]) + static_cast<std::uint32_t>(box * launch.box_rows * 128);
@@ -115,13 +85,14 @@ class Decoder {
     std::uint32_t phases = 3;  // bit b: of buffer b; a fresh barrier passes a wait for phase 1
     Piece piece;
     for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
-      std::int64_t entries = locate(piece, piece.tile_begin);
+      int entries = locate(piece, piece.tile_begin);
+      int next = locate(piece, piece.tile_begin + 1);
       float scales = scale_of(entries);
       fetch(entries, 0, first_);
       fetch(entries, 1, second_);
       for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
         const int buffer = (tile - piece.tile_begin) % 2;
-        const std::int64_t next = tile + 1 < piece.tile_end ? locate(piece, tile + 1) : -1;
+        const int after_next = locate(piece, tile + 2);
         mbarrier_wait(shared_address(&shared_.empty[buffer][0]), phases >> buffer & 1U);
         mbarrier_wait(shared_address(&shared_.empty[buffer][1]), phases >> buffer & 1U);
         phases ^= 1U << buffer;
@@ -131,15 +102,17 @@ class Decoder {
         for (int batch = 0; batch < kBatches; batch += 2) {
           // Two batches are always under way, also over the border of two tiles.
           const bool last = batch + 2 == kBatches;
-          const std::int64_t source = last ? next : entries;
+          const int source = last ? next : entries;
           const int ahead = last ? 0 : batch + 2;
           decode(batch, first_, scales, to);
           fetch(source, ahead, first_);
           decode(batch + 1, second_, scales, to);
           fetch(source, ahead + 1, second_);
         }
+        prefetch(after_next);
         entries = next;
-        scales = scale_of(next);
+        next = after_next;
+        scales = scale_of(entries);
         fence_async_proxy();
         __syncwarp();
         if (lane() == 0) {
@@ -164,30 +137,40 @@ class Decoder {
   __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ __forceinline__ static int warp() { return static_cast<int>(threadIdx.x) / 32 % kProducerWarps; }
 
-  // Where in the cache entry `lane` of this warp's 16 of a tile begins, in bytes; -1 past the piece's length.
-  __device__ __forceinline__ std::int64_t locate(const Piece& piece, int tile) const {
+  // The slot of entry `lane` of this warp's 16 of a tile; -1 past the piece.
+  __device__ __forceinline__ int locate(const Piece& piece, int tile) const {
     const MlaLaunch& base = launch_.base;
     const int entry = tile * kMlaTile + warp() * kWarpEntries + lane() % kWarpEntries;
-    if (entry >= piece.length()) return -1;
-    const std::int64_t page =
+    if (tile >= piece.tile_end || entry >= piece.length()) return -1;
+    const int page =
         base.page_tables[static_cast<std::int64_t>(piece.seq) * base.max_pages + entry / base.page_size];
-    return (page * base.page_size + entry % base.page_size) * base.cache.stride;
+    return page * base.page_size + entry % base.page_size;
   }
 
-  __device__ __forceinline__ float scale_of(std::int64_t entry) const {
-    if (entry < 0) return 0.0F;
-    return *reinterpret_cast<const float*>(static_cast<const std::uint8_t*>(launch_.base.cache.data) + entry +
-                                           fp8_scale_at(kMlaLatent));
+  __device__ __forceinline__ const std::uint8_t* address_of(int slot) const {
+    return static_cast<const std::uint8_t*>(launch_.base.cache.data) + slot * launch_.base.cache.stride;
+  }
+
+  __device__ __forceinline__ float scale_of(int slot) const {
+    return slot < 0 ? 0.0F : *reinterpret_cast<const float*>(address_of(slot) + fp8_scale_at(kMlaLatent));
+  }
+
+  // Brings this warp's entries of a later tile to L2, where they are one stretch of whole 16 bytes.
+  __device__ __forceinline__ void prefetch(int slots) const {
+    const MlaLaunch& base = launch_.base;
+    if (lane() != 0 || slots < 0 || base.page_size % kWarpEntries != 0) return;
+    const std::uint8_t* from = address_of(slots);
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) return;
+    prefetch_global(from, static_cast<std::uint32_t>(kWarpEntries * base.cache.stride));
   }
 
   // Entries that are not there are zeros.
-  __device__ __forceinline__ void fetch(std::int64_t entries, int batch, Batch& to) const {
+  __device__ __forceinline__ void fetch(int slots, int batch, Batch& to) const {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const std::int64_t at = __shfl_sync(0xFFFFFFFFU, entries, batch * kBatch + i);
-      const bool present = at >= 0;
-      const auto* entry = reinterpret_cast<const std::uint32_t*>(
-          static_cast<const std::uint8_t*>(launch_.base.cache.data) + (present ? at : 0));
+      const int slot = __shfl_sync(0xFFFFFFFFU, slots, batch * kBatch + i);
+      const bool present = slot >= 0;
+      const auto* entry = reinterpret_cast<const std::uint32_t*>(address_of(max(slot, 0)));
 #pragma unroll
       for (int j = 0; j < 4; ++j) to.codes[i][j] = present ? __ldg(entry + j * 32 + lane()) : 0U;
       to.rope[i] = present ? __ldg(entry + fp8_rope_at(kMlaLatent) / 4 + lane()) : 0U;

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/mla_cluster.h"
 #include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/elementwise/views.h"
 #include "kernels/cuda/exec.h"
@@ -37,7 +38,9 @@ void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
                          .d_rope = static_cast<std::int32_t>(d_rope),
                          .scale = args.scale};
   CudaExec& cuda = cuda_exec(exec);
-  if (mla_fast_supports(launch)) {
+  if (const auto splits = choose_mla_splits(launch)) {
+    launch_mla_cluster(cuda.stream(), launch, *splits);
+  } else if (mla_fast_supports(launch)) {
     launch_mla_fast(cuda.stream(), launch, cuda.num_sms(),
                     cuda.scratch(mla_fast_scratch(launch, cuda.num_sms())));
   } else {
