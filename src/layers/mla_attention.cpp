@@ -18,6 +18,10 @@ std::int64_t num_rows(const ForwardBatch& batch, std::int32_t s) {
   return at(batch.cu_seqlens_q, s + 1) - at(batch.cu_seqlens_q, s);
 }
 
+const MlaRule& rule_of(const Context& ctx) {
+  return ctx.exec.memory().is_host() ? kHostMlaRule : kGpuMlaRule;
+}
+
 }  // namespace
 
 MlaWeights::MlaWeights(const MlaConfig& config)
@@ -100,7 +104,7 @@ void MlaAttention::attend(Context& ctx, const Step& step) const {
   if (ctx.arena.counting()) return attend_counting(ctx, step);
   const ForwardBatch& batch = step.batch;
   const auto mode_of = [&](std::int32_t s) {
-    return choose_mla_mode(config_, batch.mla_mode, num_rows(batch, s), at(batch.seq_lens, s));
+    return choose_mla_mode(config_, rule_of(ctx), batch.mla_mode, num_rows(batch, s), at(batch.seq_lens, s));
   };
   for (std::int32_t s = 0; s < batch.num_seqs();) {
     if (mode_of(s) == MlaMode::naive) {
@@ -121,7 +125,8 @@ void MlaAttention::attend_counting(Context& ctx, const Step& step) const {
   if (batch.mla_mode == MlaMode::absorb) return;
   std::int64_t longest = 0;
   for (std::int32_t s = 0; s < batch.num_seqs(); ++s) longest = std::max(longest, at(batch.seq_lens, s));
-  if (batch.mla_mode == MlaMode::automatic) longest = std::min(longest, max_automatic_naive_length(config_));
+  if (batch.mla_mode == MlaMode::automatic)
+    longest = std::min(longest, max_automatic_naive_length(config_, rule_of(ctx)));
   attend_naive(ctx, step, 0, longest);
 }
 
