@@ -23,6 +23,10 @@ TensorView flat(const TensorView& x) {
   return make_view(x.data, DType::f32, {x.dim(0), x.dim(1) * x.dim(2)});
 }
 
+const MlaRule& rule_of(const Context& ctx) {
+  return ctx.exec.memory().is_host() ? kHostMlaRule : kGpuMlaRule;
+}
+
 }  // namespace
 
 MlaWeights::MlaWeights(const MlaConfig& config)
@@ -104,7 +108,7 @@ void MlaAttention::attend(Context& ctx, const Step& step) const {
   if (ctx.arena.counting()) return attend_counting(ctx, step);
   const ForwardBatch& batch = step.batch;
   const auto mode_of = [&](std::int32_t s) {
-    return choose_mla_mode(config_, batch.mla_mode, num_rows(batch, s), at(batch.seq_lens, s));
+    return choose_mla_mode(config_, rule_of(ctx), batch.mla_mode, num_rows(batch, s), at(batch.seq_lens, s));
   };
   for (std::int32_t s = 0; s < batch.num_seqs();) {
     if (mode_of(s) == MlaMode::naive) {
@@ -125,7 +129,8 @@ void MlaAttention::attend_counting(Context& ctx, const Step& step) const {
   if (batch.mla_mode == MlaMode::absorb) return;
   std::int64_t longest = 0;
   for (std::int32_t s = 0; s < batch.num_seqs(); ++s) longest = std::max(longest, at(batch.seq_lens, s));
-  if (batch.mla_mode == MlaMode::automatic) longest = std::min(longest, max_automatic_naive_length(config_));
+  if (batch.mla_mode == MlaMode::automatic)
+    longest = std::min(longest, max_automatic_naive_length(config_, rule_of(ctx)));
   attend_naive(ctx, step, 0, longest);
 }
 

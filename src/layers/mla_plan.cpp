@@ -40,13 +40,14 @@ std::size_t naive_mla_scratch_bytes(const MlaConfig& config, std::int64_t length
   return static_cast<std::size_t>(length * per_position) * sizeof(float);
 }
 
-std::int64_t max_automatic_naive_length(const MlaConfig& config) {
-  return static_cast<std::int64_t>(kMaxNaiveScratchBytes / naive_mla_scratch_bytes(config, 1));
+std::int64_t max_automatic_naive_length(const MlaConfig& config, const MlaRule& rule) {
+  return static_cast<std::int64_t>(rule.max_naive_scratch_bytes / naive_mla_scratch_bytes(config, 1));
 }
 
-MlaMode choose_mla_mode(const MlaConfig& config, MlaMode requested, std::int64_t rows, std::int64_t length) {
+MlaMode choose_mla_mode(const MlaConfig& config, const MlaRule& rule, MlaMode requested, std::int64_t rows,
+                        std::int64_t length) {
   if (requested != MlaMode::automatic) return requested;
-  if (rows < kMinNaiveRows || length > max_automatic_naive_length(config)) return MlaMode::absorb;
+  if (rows < kMinNaiveRows || length > max_automatic_naive_length(config, rule)) return MlaMode::absorb;
   return naive_mla_cost(config, rows, length) < absorbed_mla_cost(config, rows, length) ? MlaMode::naive
                                                                                         : MlaMode::absorb;
 }

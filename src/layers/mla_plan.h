@@ -1,5 +1,5 @@
-// Which form of multi-head latent attention is cheaper for a sequence's chunk, decided from
-// dimensions alone, so that it never depends on the rest of the batch.
+// Which form of multi-head latent attention is cheaper for a sequence's chunk, decided from dimensions
+// and the kind of device alone, so that it never depends on the rest of the batch.
 #pragma once
 
 #include <cstddef>
@@ -26,10 +26,16 @@ struct MlaConfig {
 // Chunks of fewer rows are always absorbed: too little to share rebuilt keys and values among.
 inline constexpr std::int64_t kMinNaiveRows = 8;
 
-// Automatic mode never rebuilds more keys and values than this (they take
-// length * heads * (qk_nope_head_dim + v_head_dim) floats): beyond it memory costs more than the
-// multiplications that are saved.
-inline constexpr std::size_t kMaxNaiveScratchBytes = std::size_t{512} << 20;
+// What the automatic choice goes by on a device, besides the multiplications.
+struct MlaRule {
+  // It never rebuilds more keys and values than this (they take length * heads * (qk_nope_head_dim +
+  // v_head_dim) floats): beyond it memory costs more than the multiplications that are saved.
+  std::size_t max_naive_scratch_bytes;
+};
+inline constexpr MlaRule kHostMlaRule{.max_naive_scratch_bytes = std::size_t{512} << 20};
+// On an H100 absorbed attention takes twice as long for every long chunk (docs/kernels/mla_decode.md); 16,000
+// positions of 128 heads.
+inline constexpr MlaRule kGpuMlaRule{.max_naive_scratch_bytes = std::size_t{2} << 30};
 
 // Multiplications of one layer's attention for the last `rows` of `length` positions, from the latent
 // cache and the queries to the heads' outputs.
@@ -40,9 +46,10 @@ double absorbed_mla_cost(const MlaConfig& config, std::int64_t rows, std::int64_
 std::size_t naive_mla_scratch_bytes(const MlaConfig& config, std::int64_t length);
 
 // Longest sequence the naive form is used for in automatic mode.
-std::int64_t max_automatic_naive_length(const MlaConfig& config);
+std::int64_t max_automatic_naive_length(const MlaConfig& config, const MlaRule& rule);
 
 // naive or absorb, never automatic.
-MlaMode choose_mla_mode(const MlaConfig& config, MlaMode requested, std::int64_t rows, std::int64_t length);
+MlaMode choose_mla_mode(const MlaConfig& config, const MlaRule& rule, MlaMode requested, std::int64_t rows,
+                        std::int64_t length);
 
 }  // namespace nibble::layers

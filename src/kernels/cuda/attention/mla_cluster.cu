@@ -1,9 +1,10 @@
 // Absorbed attention of 512 + 64 values for few query rows; docs/kernels/mla_decode.md has the reasons.
 //
-// A block takes 16 or 32 heads of one query row and a share of the entries they see; the blocks of a cluster
-// that share a row's entries add their results through one another's shared memory.
+// A block takes 16 heads of one query row and a share of the entries it sees; the blocks of a cluster, which
+// have the other shares, add their results through one another's shared memory.
 #include "kernels/cuda/attention/mla_cluster.h"
 
+#include <algorithm>
 #include <array>
 #include <climits>
 
@@ -109,7 +110,8 @@ auto with_kernel(CacheCodes codes, F&& f) {
   return f(Kernel<CacheCodes::bf16>{});
 }
 
-// Where this kernel was faster than mla_fast on an H100 (docs/kernels/mla_decode.md has the figures).
+// Where this kernel was faster than mla_fast on an H100 (docs/kernels/mla_decode.md has the figures). Its
+// cuts do not follow the lengths as mla_fast's do, hence no regime of very long sequences.
 struct Regime {
   bool fp8;
   std::int64_t max_waves;   // of clusters
@@ -126,7 +128,6 @@ constexpr Regime kRegimes[] = {
     {.fp8 = true, .max_waves = 1, .max_groups = kAny, .min_blocks = 0, .max_tiles = 8},
     {.fp8 = true, .max_waves = 1, .max_groups = kAny, .min_blocks = 120, .max_tiles = 16},
     {.fp8 = true, .max_waves = 1, .max_groups = 1, .min_blocks = 60, .max_tiles = 64},
-    {.fp8 = true, .max_waves = 1, .max_groups = 1, .min_blocks = 120, .max_tiles = kAny},
     {.fp8 = true, .max_waves = 2, .max_groups = kAny, .min_blocks = 0, .max_tiles = 4},
 };
 
@@ -152,9 +153,15 @@ std::optional<int> choose_mla_splits(const MlaLaunch& launch) {
   const std::int64_t longest = (std::int64_t{launch.max_pages} * launch.page_size + kMlaTile - 1) / kMlaTile;
   return with_kernel(launch.cache.codes, [&](auto kernel) -> std::optional<int> {
     using K = decltype(kernel);
+    // Few heads: mla_fast takes several tokens of a sequence through its entries at once.
+    if (launch.num_heads < kMlaRows && launch.num_rows > launch.num_seqs &&
+        units > K::capacity(kMlaMaxSplits)) {
+      return std::nullopt;
+    }
     int splits = 1;
     while (splits < kMlaMaxSplits && splits < longest && units <= K::capacity(2 * splits)) splits *= 2;
-    const std::int64_t waves = (units + K::capacity(splits) - 1) / K::capacity(splits);
+    const std::int64_t at_once = std::max(K::capacity(splits), 1);
+    const std::int64_t waves = (units + at_once - 1) / at_once;
     const bool fp8 = launch.cache.codes != CacheCodes::bf16;
     for (const Regime& r : kRegimes) {
       if (r.fp8 == fp8 && waves <= r.max_waves && num_groups <= r.max_groups &&

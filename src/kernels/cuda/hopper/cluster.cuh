@@ -2,8 +2,6 @@
 // Addresses are shared-memory ones.
 #pragma once
 
-#include <cuda.h>
-
 #include <cstdint>
 
 namespace nibble::kernels::cuda {
@@ -32,10 +30,6 @@ __device__ __forceinline__ std::uint32_t remote_address(std::uint32_t address, s
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
   return remote;
 }
-// Arrives at a barrier of another block (or of this one).
-__device__ __forceinline__ void mbarrier_arrive_remote(std::uint32_t remote) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
-}
 __device__ __forceinline__ float load_remote(std::uint32_t remote) {
   float value;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
@@ -59,18 +53,6 @@ __device__ __forceinline__ const T* of_block(const T* shared, int rank) {
   std::uint64_t there;
   asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(shared)), "r"(rank));
   return reinterpret_cast<const T*>(there);
-}
-
-// Copies a box of the map to the same address of every block in `blocks` (a bit each) and counts its bytes on
-// each one's barrier.
-__device__ __forceinline__ void copy_box_to_blocks(std::uint32_t to, const CUtensorMap& map, int column,
-                                                   int row, std::uint32_t barrier, std::uint16_t blocks,
-                                                   std::uint64_t cache_policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(cache_policy)
-      : "memory");
 }
 
 }  // namespace nibble::kernels::cuda
