@@ -70,6 +70,9 @@ struct MemoryPlan {
   bool fits = false;
   std::uint64_t bytes_per_decode_token = 0;  // read at batch 1, context 0
   std::vector<std::string> kernels;          // "experts: mxfp4 x f32 (avx512)" ...
+  // Nodes of the CUDA graph of a decode step of one sequence, and those of each layer; 0 without a GPU.
+  std::int64_t graph_nodes = 0;
+  std::vector<std::int64_t> layer_graph_nodes;
 };
 
 // Memory and kernel plan from headers (or, with dummy weights, from the config) only.

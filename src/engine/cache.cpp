@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "core/out_of_memory.h"
+
 namespace nibble::engine {
 namespace {
 
@@ -64,11 +66,12 @@ Result<Cache> Cache::make(std::span<const layers::CacheSpec> specs, const CacheS
         cache.bytes_ += bytes;
       }
     }
-  } catch (const std::bad_alloc&) {
-    return out_of_memory(
+  } catch (const std::bad_alloc& e) {
+    return no_memory(
         fmt::format("no memory for a cache of {} pages of {} tokens, {} bytes per token and layer; "
                     "lower max_model_len or max_num_seqs",
-                    shape.num_pages, shape.page_size, cache_bytes_per_token(specs, 1)));
+                    shape.num_pages, shape.page_size, cache_bytes_per_token(specs, 1)),
+        e);
   }
   return cache;
 }

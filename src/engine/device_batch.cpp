@@ -72,8 +72,10 @@ layers::ForwardBatch DeviceBatch::place(const layers::ForwardBatch& batch) {
   if (bytes > staging_.size()) {
     exec_->forget_recorded();  // they read the arrays that go now
     const std::size_t room = std::bit_ceil(bytes);
-    staging_ = memory.allocate_staging(room);
+    // First give back, then take; if the second cannot be had, neither is there.
+    staging_ = Buffer();
     arrays_ = memory.allocate(room);
+    staging_ = memory.allocate_staging(room);
   }
   fill(batch, shape);
   memory.upload(arrays_.data(), staging_.bytes().first(bytes));

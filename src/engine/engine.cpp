@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/check.h"
+#include "core/out_of_memory.h"
 
 namespace nibble {
 
@@ -59,15 +60,16 @@ Result<std::unique_ptr<Engine>> Engine::create(const models::Model& model, Backe
     NIB_TRY(Cache cache, Cache::allocate(model.cache_specs(), shape, backend.exec.memory()));
     auto owned = std::make_unique<Cache>(std::move(cache));
     NIB_TRY(ModelRunner runner, ModelRunner::create(model, backend, *owned, config.runner));
-    return std::unique_ptr<Engine>(new Engine(model, config, std::move(owned), std::move(runner)));
-  } catch (const std::bad_alloc&) {
-    return out_of_memory(fmt::format("no memory for the tables of {} sequences of {} tokens",
-                                     config.max_num_seqs, config.runner.max_model_len));
+    return std::unique_ptr<Engine>(new Engine(model, backend, config, std::move(owned), std::move(runner)));
+  } catch (const std::bad_alloc& e) {
+    return no_memory(fmt::format("no memory for the tables of {} sequences of {} tokens", config.max_num_seqs,
+                                 config.runner.max_model_len),
+                     e);
   }
 }
 
-Engine::Engine(const models::Model& model, const EngineConfig& config, std::unique_ptr<Cache> cache,
-               ModelRunner runner)
+Engine::Engine(const models::Model& model, Backend backend, const EngineConfig& config,
+               std::unique_ptr<Cache> cache, ModelRunner runner)
     : model_(model),
       config_(config),
       cache_(std::move(cache)),
@@ -76,7 +78,7 @@ Engine::Engine(const models::Model& model, const EngineConfig& config, std::uniq
       scheduler_(pool_, {.max_num_seqs = config.max_num_seqs,
                          .max_num_batched_tokens = config.runner.max_num_batched_tokens}),
       builder_(config.runner.max_num_batched_tokens, config.max_num_seqs, pages_per_seq(config.runner)),
-      sampler_(model.info().vocab_size) {
+      sampler_(backend, model.info().vocab_size, config.max_num_seqs) {
   const auto num_seqs = static_cast<std::size_t>(config.max_num_seqs);
   items_.reserve(num_seqs);
   batch_ids_.reserve(num_seqs);
@@ -128,8 +130,11 @@ std::span<const EngineEvent> Engine::step() {
   cancelled_.clear();
   try {
     run_step();
-  } catch (const std::bad_alloc&) {
-    fail_batch(out_of_memory("out of memory while running a step; use fewer sequences or a shorter context"));
+  } catch (const std::bad_alloc& e) {
+    fail_batch(
+        no_memory("out of memory while running a step; use fewer sequences, a shorter context or a smaller "
+                  "max_num_batched_tokens",
+                  e));
   } catch (const std::exception& e) {  // InternalError, DeviceError, or what a thread of a kernel threw
     fail_batch(runtime_error(e.what()));
   }
@@ -161,17 +166,23 @@ void Engine::run_step() {
 }
 
 void Engine::sample_batch(std::span<const ScheduledRequest> batch, const TensorView& logits) {
-  const auto vocab_size = static_cast<std::size_t>(model_.info().vocab_size);
+  sampler_.clear();
+  for (const ScheduledRequest& item : batch) {
+    const Request& request = *item.request;
+    if (item.wants_logits()) sampler_.add(request.sampling, request.tokens, request.num_prompt);
+  }
+  const std::span<const TokenId> tokens =
+      logits.dim(0) > 0 ? sampler_.sample(logits) : std::span<const TokenId>();
   std::size_t row = 0;
   for (const ScheduledRequest& item : batch) {
     const bool wants_logits = item.wants_logits();
     Scheduler::commit(item);
-    if (wants_logits) accept(*item.request, {logits.f32() + row++ * vocab_size, vocab_size});
+    if (wants_logits) accept(*item.request, tokens[row++]);
   }
 }
 
-void Engine::accept(Request& request, std::span<float> logits) {
-  if (!all_finite(logits)) {
+void Engine::accept(Request& request, TokenId token) {
+  if (token == kernels::kNotFinite) {
     finish(request.id, {}, FinishReason::error,
            runtime_error(
                fmt::format("the logits after token {} are not finite (NaN or infinity): the weights or the "
@@ -179,7 +190,6 @@ void Engine::accept(Request& request, std::span<float> logits) {
                            request.num_tokens() - 1)));
     return;
   }
-  const TokenId token = sampler_.sample(logits, request.sampling, request.tokens, request.num_prompt);
   if (request.num_generated() == 0) num_prompt_tokens_ += request.num_prompt;
   ++num_generated_tokens_;
   request.tokens.push_back(token);

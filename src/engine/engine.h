@@ -62,13 +62,13 @@ class Engine {
   [[nodiscard]] Status check() const { return scheduler_.check(); }
 
  private:
-  Engine(const models::Model& model, const EngineConfig& config, std::unique_ptr<Cache> cache,
-         ModelRunner runner);
+  Engine(const models::Model& model, Backend backend, const EngineConfig& config,
+         std::unique_ptr<Cache> cache, ModelRunner runner);
 
   void reserve_events();
   void run_step();
   void sample_batch(std::span<const ScheduledRequest> batch, const TensorView& logits);
-  void accept(Request& request, std::span<float> logits);
+  void accept(Request& request, TokenId token);
   void finish(RequestId id, std::optional<TokenId> token, FinishReason reason, Error error = {});
   void fail_batch(const Error& error);
   [[nodiscard]] bool is_stop_token(const Request& request, TokenId token) const;

@@ -10,6 +10,7 @@
 #include <new>
 #include <numbers>
 
+#include "core/out_of_memory.h"
 #include "engine/engine.h"
 #include "engine/host_memory.h"
 #include "engine/options.h"
@@ -30,8 +31,8 @@ template <class Fn>
 auto guarded(Fn&& fn) -> decltype(fn()) {
   try {
     return fn();
-  } catch (const std::bad_alloc&) {
-    return out_of_memory("out of memory; use a smaller context, batch or model");
+  } catch (const std::bad_alloc& e) {
+    return no_memory("out of memory; use a smaller context, batch or model", e);
   } catch (const std::exception& e) {
     return runtime_error(e.what());
   }

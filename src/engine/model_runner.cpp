@@ -10,6 +10,7 @@
 
 #include "comm/communicator.h"
 #include "core/check.h"
+#include "core/out_of_memory.h"
 #include "engine/batch_builder.h"
 
 namespace nibble::engine {
@@ -78,11 +79,12 @@ Result<ModelRunner> ModelRunner::create(const models::Model& model, Backend back
   NIB_TRY(const std::size_t scratch, scratch_bytes(model, backend, limits));
   try {
     return ModelRunner(model, backend, cache, limits, scratch);
-  } catch (const std::bad_alloc&) {
-    return out_of_memory(
+  } catch (const std::bad_alloc& e) {
+    return no_memory(
         fmt::format("no memory for {} bytes of scratch for {} tokens a step at context {}; lower "
                     "max_num_batched_tokens or max_model_len",
-                    scratch, limits.max_num_batched_tokens, limits.max_model_len));
+                    scratch, limits.max_num_batched_tokens, limits.max_model_len),
+        e);
   }
 }
 
@@ -108,13 +110,20 @@ TensorView ModelRunner::run(const layers::ForwardBatch& host_batch) {
   const TensorView logits = make_view(logits_.data(), DType::f32, {rows, vocab_size});
   const auto launch = [&] { forward(batch, logits); };
   backend_.exec.run_recorded(device_batch_.record_key(), std::ref(launch));  // a reference allocates nothing
-  if (memory.is_host()) return logits;
-
   const auto wanted = static_cast<std::int64_t>(host_batch.logit_rows.size());  // the rest is padding
-  grow(host_logits_, wanted, vocab_size, [&](std::size_t bytes) { return memory.allocate_staging(bytes); });
-  const TensorView host_logits = make_view(host_logits_.data(), DType::f32, {wanted, vocab_size});
-  memory.download(host_logits_.bytes().first(logits_bytes(wanted, vocab_size)), logits_.data());
-  return host_logits;
+  // Nobody will fetch a result: the batch's upload must end before the next batch takes its place.
+  if (wanted == 0) memory.download({}, nullptr);
+  return logits.rows(0, wanted);
+}
+
+TensorView ModelRunner::download(const TensorView& logits) {
+  MemorySpace& memory = backend_.exec.memory();
+  if (memory.is_host()) return logits;
+  const std::int64_t rows = logits.dim(0);
+  const std::int64_t vocab_size = logits.dim(1);
+  grow(host_logits_, rows, vocab_size, [&](std::size_t bytes) { return memory.allocate_staging(bytes); });
+  memory.download(host_logits_.bytes().first(logits_bytes(rows, vocab_size)), logits.as<const std::byte>());
+  return make_view(host_logits_.data(), DType::f32, {rows, vocab_size});
 }
 
 void ModelRunner::forward(const layers::ForwardBatch& batch, TensorView logits) {

@@ -44,10 +44,13 @@ class ModelRunner {
   static Result<ModelRunner> create(const models::Model& model, Backend backend, const Cache& cache,
                                     const RunnerLimits& limits);
 
-  // Logits of batch.logit_rows, [rows, vocab] f32 in host memory, valid until the next call. Throws
+  // Logits of batch.logit_rows, [rows, vocab] f32 in the backend's memory, valid until the next call. Throws
   // InternalError, DeviceError or std::bad_alloc. Allocates only when more rows are asked for than ever
   // before.
   TensorView run(const layers::ForwardBatch& batch);
+
+  // What run returned, in host memory; valid until the next call.
+  TensorView download(const TensorView& logits);
 
   [[nodiscard]] const RunnerLimits& limits() const { return limits_; }
   [[nodiscard]] std::size_t scratch_size() const { return arena_.capacity(); }

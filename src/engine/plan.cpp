@@ -5,6 +5,8 @@
 #include <limits>
 #include <new>
 
+#include "core/out_of_memory.h"
+#include "engine/decode_nodes.h"
 #include "engine/host_memory.h"
 #include "engine/options.h"
 #include "engine/sizing.h"
@@ -62,6 +64,9 @@ Result<MemoryPlan> make_plan(const LlmOptions& options) {
                             .num_parameters = row.num_parameters,
                             .packed_bytes = row.packed_bytes});
   }
+  const engine::DecodeNodes nodes = engine::count_decode_nodes(*model.shape, backend, sizes.config.runner);
+  plan.graph_nodes = static_cast<std::int64_t>(nodes.total);
+  plan.layer_graph_nodes.assign(nodes.per_layer.begin(), nodes.per_layer.end());
   plan.total_bytes = plan.weight_bytes + plan.cache_bytes + plan.scratch_bytes;
   plan.fits = plan.total_bytes <= plan.available_bytes;
   return plan;
@@ -72,8 +77,8 @@ Result<MemoryPlan> make_plan(const LlmOptions& options) {
 Result<MemoryPlan> plan_model(const LlmOptions& options) {
   try {
     return make_plan(options);
-  } catch (const std::bad_alloc&) {
-    return out_of_memory("out of memory while planning");
+  } catch (const std::bad_alloc& e) {
+    return no_memory("out of memory while planning", e);
   } catch (const std::exception& e) {
     return runtime_error(e.what());
   }

@@ -3,37 +3,29 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <limits>
+#include <cstring>
 
 #include "core/check.h"
-#include "engine/philox.h"
+#include "core/memory_space.h"
 
 namespace nibble::engine {
 namespace {
 
 // OpenAI's range of presence and frequency penalties.
 constexpr float kMaxPenalty = 2.0F;
-// Below this many candidates sorting is cheaper than selecting on.
-constexpr std::size_t kSortedAtOnce = 64;
-
-TokenId argmax(std::span<const float> logits) {
-  // max_element keeps the first, that is the lowest id, of equal values.
-  return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
 
 Error out_of_range(const char* field, double value, const char* range) {
   return bad_input(fmt::format("{} is {}, must be {}", field, value, range));
 }
 
-// The more probable first; of equal ones the lower id. By logit, because weights of unlikely tokens
-// all underflow to zero.
-constexpr auto kByLogit = [](const auto& a, const auto& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-};
-
 // False for NaN.
 bool within(float value, float low, float high) { return value >= low && value <= high; }
+
+bool has_penalties(const SamplingParams& p) {
+  return p.presence_penalty != 0 || p.frequency_penalty != 0 || p.repetition_penalty != 1;
+}
 
 }  // namespace
 
@@ -62,115 +54,86 @@ Status check_sampling(const SamplingParams& p, std::int32_t vocab_size) {
   return {};
 }
 
-Sampler::Sampler(std::int32_t vocab_size) {
-  candidates_.reserve(static_cast<std::size_t>(vocab_size));
-  counts_.resize(static_cast<std::size_t>(vocab_size), 0);
+Sampler::Sampler(Backend backend, std::int32_t vocab_size, std::int32_t max_num_seqs)
+    : backend_(backend), counts_(static_cast<std::size_t>(vocab_size), 0) {
+  const auto num_rows = static_cast<std::size_t>(max_num_seqs);
+  rows_.reserve(num_rows);
+  reserve(num_rows, 0);
 }
 
-TokenId Sampler::sample(std::span<float> logits, const SamplingParams& params,
-                        std::span<const TokenId> tokens, std::int32_t num_prompt) {
-  NIB_CHECK(logits.size() == counts_.size(), "{} logits for a vocabulary of {}", logits.size(),
-            counts_.size());
-  penalize(logits, params, tokens, num_prompt);
-  const TokenId best = argmax(logits);
-  if (params.temperature == 0 || params.top_k == 1) return best;
-
-  candidates_.clear();
-  for (std::size_t id = 0; id < logits.size(); ++id) {
-    candidates_.push_back({.id = static_cast<TokenId>(id), .logit = logits[id]});
-  }
-  // Dividing by the temperature keeps the order, so top-k may come first and save exponentials.
-  if (params.top_k > 0) keep_top_k(params.top_k);
-  const float max = logits[static_cast<std::size_t>(best)];
-  for (Candidate& c : candidates_) c.weight = std::exp((c.logit - max) / params.temperature);
-  if (params.top_p < 1) keep_top_p(params.top_p);
-  if (params.min_p > 0) keep_min_p(params.min_p);
-  const auto index = tokens.size() - static_cast<std::size_t>(num_prompt);
-  return draw(philox_uniform(params.seed, index));
+void Sampler::clear() {
+  rows_.clear();
+  history_.clear();
 }
 
-void Sampler::penalize(std::span<float> logits, const SamplingParams& params, std::span<const TokenId> tokens,
-                       std::int32_t num_prompt) {
-  const bool has_counts = params.presence_penalty != 0 || params.frequency_penalty != 0;
-  if (!has_counts && params.repetition_penalty == 1) return;
-  // A count is one more than the number of occurrences among generated tokens; 0 = not penalised yet.
+void Sampler::add(const SamplingParams& params, std::span<const TokenId> tokens, std::int32_t num_prompt) {
+  const std::size_t begin = history_.size();
+  if (has_penalties(params)) add_history(tokens, num_prompt);
+  rows_.push_back({.seed = params.seed,
+                   .index = tokens.size() - static_cast<std::size_t>(num_prompt),
+                   .temperature = params.temperature,
+                   .top_k = params.top_k,
+                   .top_p = params.top_p,
+                   .min_p = params.min_p,
+                   .presence_penalty = params.presence_penalty,
+                   .frequency_penalty = params.frequency_penalty,
+                   .repetition_penalty = params.repetition_penalty,
+                   .history_begin = static_cast<std::int32_t>(begin),
+                   .history_end = static_cast<std::int32_t>(history_.size())});
+}
+
+void Sampler::add_history(std::span<const TokenId> tokens, std::int32_t num_prompt) {
+  history_.reserve(history_.size() + std::min(tokens.size(), counts_.size()));
+  // A count is one more than the number of occurrences among generated tokens; 0 = not seen.
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     std::int32_t& count = counts_[static_cast<std::size_t>(tokens[i])];
     count = std::max(count, 1) + (i >= static_cast<std::size_t>(num_prompt) ? 1 : 0);
   }
   for (const TokenId id : tokens) {
-    const auto at = static_cast<std::size_t>(id);
-    if (counts_[at] == 0) continue;  // done at an earlier occurrence
-    const std::int32_t generated = counts_[at] - 1;
-    counts_[at] = 0;
-    float& logit = logits[at];
-    logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    logit -= params.frequency_penalty * static_cast<float>(generated);
-    if (generated > 0) logit -= params.presence_penalty;
-    logit = std::clamp(logit, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
+    std::int32_t& count = counts_[static_cast<std::size_t>(id)];
+    if (count == 0) continue;  // told at an earlier occurrence
+    history_.push_back({.id = id, .generated = count - 1});
+    count = 0;
   }
 }
 
-void Sampler::keep_top_k(std::int32_t top_k) {
-  const auto k = static_cast<std::size_t>(top_k);
-  if (k >= candidates_.size()) return;
-  std::nth_element(candidates_.begin(), candidates_.begin() + top_k, candidates_.end(), kByLogit);
-  candidates_.resize(k);
-  sort_by_id();
+Sampler::Places Sampler::places(std::size_t num_rows, std::size_t history_size) {
+  const std::size_t history = num_rows * sizeof(kernels::SampleRow);
+  const std::size_t ids = history + history_size * sizeof(kernels::TokenCount);
+  return {.history = history, .ids = ids, .end = ids + num_rows * sizeof(TokenId)};
 }
 
-// Selecting leaves an order of the standard library's choosing; sums and draws go by id.
-void Sampler::sort_by_id() {
-  std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+void Sampler::reserve(std::size_t num_rows, std::size_t history_size) {
+  const std::size_t bytes = places(num_rows, history_size).end;
+  if (bytes <= staging_.size()) return;
+  MemorySpace& memory = backend_.exec.memory();
+  const std::size_t room = std::bit_ceil(bytes);
+  Buffer staging = memory.allocate_staging(room);
+  if (!memory.is_host()) arrays_ = memory.allocate(room);
+  staging_ = std::move(staging);
 }
 
-void Sampler::keep_top_p(double top_p) {
-  const auto mass_of = [this](std::size_t begin, std::size_t end) {
-    double sum = 0;
-    for (std::size_t i = begin; i < end; ++i) sum += candidates_[i].weight;
-    return sum;
-  };
-  const auto at = [this](std::size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
-  const double wanted = top_p * mass_of(0, candidates_.size());
-  // The run ends in [begin, end): halve that, as in quickselect, but by mass instead of by rank.
-  std::size_t begin = 0;
-  std::size_t end = candidates_.size();
-  double mass = 0;  // of all before begin, each at least as probable as all from begin on
-  while (end - begin > kSortedAtOnce) {
-    const std::size_t middle = begin + (end - begin) / 2;
-    std::nth_element(at(begin), at(middle), at(end), kByLogit);
-    const double half = mass_of(begin, middle);
-    if (mass + half >= wanted) {
-      end = middle;
-    } else {
-      begin = middle;
-      mass += half;
-    }
-  }
-  std::sort(at(begin), at(end), kByLogit);
-  while (begin < end && mass < wanted) mass += candidates_[begin++].weight;
-  candidates_.resize(std::max<std::size_t>(begin, 1));
-  sort_by_id();
-}
+std::span<const TokenId> Sampler::sample(const TensorView& logits) {
+  NIB_CHECK(logits.dim(0) == static_cast<std::int64_t>(rows_.size()) &&
+                logits.dim(1) == static_cast<std::int64_t>(counts_.size()),
+            "[{}, {}] logits for {} rows of a vocabulary of {}", logits.dim(0), logits.dim(1), rows_.size(),
+            counts_.size());
+  reserve(rows_.size(), history_.size());
+  const Places at = places(rows_.size(), history_.size());
+  std::memcpy(staging_.data(), rows_.data(), at.history);
+  if (!history_.empty()) std::memcpy(staging_.data() + at.history, history_.data(), at.ids - at.history);
 
-void Sampler::keep_min_p(double min_p) {
-  // The most probable candidate has weight 1 and is never dropped.
-  std::erase_if(candidates_, [min_p](const Candidate& c) { return c.weight < min_p; });
-}
-
-TokenId Sampler::draw(double uniform) const {
-  double total = 0;
-  for (const Candidate& c : candidates_) total += c.weight;
-  const double target = uniform * total;
-  double sum = 0;
-  for (const Candidate& c : candidates_) {
-    sum += c.weight;
-    if (target < sum) return c.id;
-  }
-  // Only rounding can lead here; the last candidate that has a chance at all.
-  const auto last =
-      std::find_if(candidates_.rbegin(), candidates_.rend(), [](const auto& c) { return c.weight > 0; });
-  return last->id;
+  MemorySpace& memory = backend_.exec.memory();
+  std::byte* const arrays = memory.is_host() ? staging_.data() : arrays_.data();
+  if (!memory.is_host()) memory.upload(arrays, staging_.bytes().first(at.ids));
+  backend_.table.sample(backend_.exec,
+                        {.logits = logits,
+                         .rows = reinterpret_cast<const kernels::SampleRow*>(arrays),
+                         .history = reinterpret_cast<const kernels::TokenCount*>(arrays + at.history),
+                         .ids = reinterpret_cast<std::int32_t*>(arrays + at.ids)});
+  const std::span<std::byte> ids = staging_.bytes().subspan(at.ids, at.end - at.ids);
+  if (!memory.is_host()) memory.download(ids, arrays + at.ids);
+  return {reinterpret_cast<const TokenId*>(ids.data()), rows_.size()};
 }
 
 }  // namespace nibble::engine

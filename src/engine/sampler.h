@@ -1,21 +1,14 @@
-// Sampler: one row of logits to one token.
-//
-// Order of operations: repetition penalty (Hugging Face's definition), frequency and presence
-// penalties (OpenAI's), temperature, top-k, top-p, min-p, draw.
-//  - repetition_penalty r, over prompt and generated tokens: a logit l becomes l / r if l > 0, else l * r.
-//  - frequency_penalty f, presence_penalty p, over generated tokens: l -= f * count + p * (count > 0).
-//  - temperature 0 takes the largest logit now; of equal ones the lowest id.
-//  - top-k keeps the k largest; at the edge lower ids win.
-//  - top-p renormalises and keeps the shortest run, from the most probable down, whose mass reaches p.
-//  - min-p keeps what is at least min_p times as probable as the most probable.
-//  - the draw inverts the cumulative distribution at philox_uniform(seed, index of the token).
-// Probabilities are summed in double in a fixed order, so equal logits give equal tokens in every batch.
+// Sampler: turns a step's logits into tokens, where the logits are. What comes to the host is the ids.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "core/buffer.h"
+#include "core/tensor.h"
+#include "engine/model_runner.h"
+#include "kernels/args/sampling.h"
 #include "nibble/engine.h"
 #include "nibble/result.h"
 #include "nibble/types.h"
@@ -27,30 +20,36 @@ Status check_sampling(const SamplingParams& params, std::int32_t vocab_size);
 
 class Sampler {
  public:
-  explicit Sampler(std::int32_t vocab_size);
+  // `backend` must outlive this. Throws std::bad_alloc.
+  Sampler(Backend backend, std::int32_t vocab_size, std::int32_t max_num_seqs);
 
-  // `logits` [vocab_size], finite; penalties change them in place. `tokens`: the sequence so far, the
-  // first num_prompt of which are the prompt. `params` have passed check_sampling.
-  TokenId sample(std::span<float> logits, const SamplingParams& params, std::span<const TokenId> tokens,
-                 std::int32_t num_prompt);
+  // Starts a step's rows.
+  void clear();
+  // The next row's parameters, which have passed check_sampling, and the sequence so far, the first
+  // num_prompt tokens of which are the prompt. Allocates only where penalties need a longer history than
+  // ever before.
+  void add(const SamplingParams& params, std::span<const TokenId> tokens, std::int32_t num_prompt);
+  // One token for each row that was added, or kernels::kNotFinite. logits: [rows, vocab_size] in the
+  // backend's memory; penalties may change them. Valid until the next clear(). Throws as ModelRunner::run.
+  std::span<const TokenId> sample(const TensorView& logits);
 
  private:
-  struct Candidate {
-    TokenId id = 0;
-    float logit = 0;
-    float weight = 0;  // exp((logit - max) / temperature): probability but for a common factor
+  // Where rows, history and ids lie, in one piece.
+  struct Places {
+    std::size_t history;
+    std::size_t ids;
+    std::size_t end;
   };
+  [[nodiscard]] static Places places(std::size_t num_rows, std::size_t history_size);
+  void reserve(std::size_t num_rows, std::size_t history_size);
+  void add_history(std::span<const TokenId> tokens, std::int32_t num_prompt);
 
-  void penalize(std::span<float> logits, const SamplingParams& params, std::span<const TokenId> tokens,
-                std::int32_t num_prompt);
-  void keep_top_k(std::int32_t top_k);
-  void sort_by_id();
-  void keep_top_p(double top_p);
-  void keep_min_p(double min_p);
-  [[nodiscard]] TokenId draw(double uniform) const;
-
-  std::vector<Candidate> candidates_;
-  std::vector<std::int32_t> counts_;  // all zero between calls
+  Backend backend_;
+  std::vector<kernels::SampleRow> rows_;
+  std::vector<kernels::TokenCount> history_;  // of all rows
+  std::vector<std::int32_t> counts_;          // all zero between calls
+  Buffer staging_;
+  Buffer arrays_;  // the same where kernels read and write; empty: the host's memory
 };
 
 }  // namespace nibble::engine

@@ -119,7 +119,8 @@ Status score(ModelRunner& runner, PagePool& pool, std::int32_t vocab_size,
     if (step.empty()) return {};
     items.clear();
     for (const Progress* run : step) items.push_back(run->item());
-    const TensorView logits = runner.run(builder.build(items, pool.page_size(), limits.mla_mode));
+    const TensorView logits =
+        runner.download(runner.run(builder.build(items, pool.page_size(), limits.mla_mode)));
     const float* row = logits.f32();
     for (std::size_t i = 0; i < step.size(); ++i) {
       NIB_TRY(row, deliver(items[i], step[i]->seq_idx, row, static_cast<std::size_t>(vocab_size), on_row));

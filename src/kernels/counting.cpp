@@ -26,6 +26,7 @@ KernelTable counting_kernels() {
       .mha = count_only<MhaArgs>,
       .topk_gate = count_only<TopkGateArgs>,
       .fused_moe = count_only<FusedMoeArgs>,
+      .sample = count_only<SampleArgs>,
   };
 }
 

@@ -34,6 +34,12 @@ class Exec {
   // Whether it records: then it pays to make steps equal.
   [[nodiscard]] virtual bool records() const noexcept { return false; }
 
+  // Calls `launch` as if to record it, but nothing runs and no memory is touched, so that addresses may be
+  // made up. Not at all where launches are not recorded.
+  virtual void rehearse(const std::function<void()>& launch) { static_cast<void>(launch); }
+  // Inside rehearse(): nodes that the recording has so far (kernels, copies).
+  [[nodiscard]] virtual std::size_t num_rehearsed() const { return 0; }
+
   // Runs what `first` and `second` launch, which must not depend on each other; a backend may run them at the
   // same time. What is launched later waits for both.
   virtual void run_concurrently(const std::function<void()>& first, const std::function<void()>& second) {

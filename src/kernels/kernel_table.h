@@ -7,6 +7,7 @@
 #include "kernels/args/linear.h"
 #include "kernels/args/moe.h"
 #include "kernels/args/norm.h"
+#include "kernels/args/sampling.h"
 #include "kernels/exec.h"
 
 namespace nibble::kernels {
@@ -27,6 +28,7 @@ struct KernelTable {
   void (*mha)(Exec&, const MhaArgs&) = nullptr;
   void (*topk_gate)(Exec&, const TopkGateArgs&) = nullptr;
   void (*fused_moe)(Exec&, const FusedMoeArgs&) = nullptr;
+  void (*sample)(Exec&, const SampleArgs&) = nullptr;
 };
 
 // Rows that do nothing: runs a model's forward in counting mode, to size its arena.

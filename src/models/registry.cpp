@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/out_of_memory.h"
 #include "formats/checkpoint.h"
 #include "kernels/cache_layout.h"
 #include "models/binding.h"
@@ -186,9 +187,10 @@ Result<std::unique_ptr<Model>> load_model(const LoadOptions& options, kernels::D
     NIB_TRY_STATUS(fill(shaped, device, progress));
     settle(shaped, device);
     return std::unique_ptr<Model>(std::move(shaped.model));
-  } catch (const std::bad_alloc&) {
-    return out_of_memory(fmt::format("{}: no memory for the model",
-                                     (options.dir.empty() ? options.config : options.dir).string()));
+  } catch (const std::bad_alloc& e) {
+    return no_memory(fmt::format("{}: no memory for the model",
+                                 (options.dir.empty() ? options.config : options.dir).string()),
+                     e);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "kernels/ref/table.h"
 #include "tests/engine/fake_model.h"
 
 namespace nibble::testing {
@@ -83,6 +84,7 @@ class EngineTest : public ::testing::Test {
 
   FakeModel model_;
   kernels::KernelTable table_;
+  const kernels::KernelTable table_ = kernels::ref::kernels();
   kernels::Exec exec_{1};
   engine::Backend backend_{.table = table_, .exec = exec_};
   std::unique_ptr<engine::Engine> engine_;

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numeric>
 
-#include "engine/philox.h"
+#include "kernels/device.h"
 #include "tests/support/random.h"
 
 namespace nibble::engine {
@@ -18,21 +18,34 @@ using ::testing::HasSubstr;
 
 const std::vector<TokenId> kNoTokens;
 
-TokenId sample(std::vector<float> logits, const SamplingParams& params,
+Backend cpu() {
+  static const std::unique_ptr<kernels::Device> device =
+      std::move(kernels::make_device({.kind = DeviceKind::cpu, .num_threads = 2})).value();
+  return {.table = device->table(), .exec = device->exec()};
+}
+
+TokenId sample_one(Sampler& sampler, std::vector<float> logits, const SamplingParams& params,
+                   const std::vector<TokenId>& tokens, std::int32_t num_prompt) {
+  sampler.clear();
+  sampler.add(params, tokens, num_prompt);
+  const auto vocab_size = static_cast<std::int64_t>(logits.size());
+  return sampler.sample(make_view(logits.data(), DType::f32, {1, vocab_size})).front();
+}
+
+TokenId sample(const std::vector<float>& logits, const SamplingParams& params,
                const std::vector<TokenId>& tokens = kNoTokens, std::int32_t num_prompt = 0) {
-  Sampler sampler(static_cast<std::int32_t>(logits.size()));
-  return sampler.sample(logits, params, tokens, num_prompt);
+  Sampler sampler(cpu(), static_cast<std::int32_t>(logits.size()), 1);
+  return sample_one(sampler, logits, params, tokens, num_prompt);
 }
 
 // How often each token is drawn; every draw is one token further into a reply, as in a real request.
 std::vector<int> histogram(const std::vector<float>& logits, const SamplingParams& params, int num_draws) {
-  Sampler sampler(static_cast<std::int32_t>(logits.size()));
+  Sampler sampler(cpu(), static_cast<std::int32_t>(logits.size()), 1);
   std::vector<int> counts(logits.size(), 0);
   std::vector<TokenId> tokens;
   for (int i = 0; i < num_draws; ++i) {
-    std::vector<float> row = logits;
     tokens.push_back(0);
-    ++counts[static_cast<std::size_t>(sampler.sample(row, params, tokens, 0))];
+    ++counts[static_cast<std::size_t>(sample_one(sampler, logits, params, tokens, 0))];
   }
   return counts;
 }
@@ -61,28 +74,6 @@ std::vector<float> logits_of(const std::vector<double>& probabilities) {
 
 constexpr int kDraws = 20000;
 const std::vector<double> kDistribution{0.1, 0.3, 0.02, 0.25, 0.18, 0.15};
-
-// Known answers of the Random123 distribution's kat_vectors (philox4x32, 10 rounds).
-TEST(Philox, KnownAnswers) {
-  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}), (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-  EXPECT_EQ(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
-            (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-  EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
-            (PhiloxBlock{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
-}
-
-TEST(Philox, UniformFillsTheUnitInterval) {
-  std::vector<int> counts(10, 0);
-  for (std::uint64_t i = 0; i < kDraws; ++i) {
-    const double u = philox_uniform(7, i);
-    ASSERT_GE(u, 0.0);
-    ASSERT_LT(u, 1.0);
-    ++counts[static_cast<std::size_t>(u * 10)];
-  }
-  EXPECT_LT(chi_square(counts, std::vector<double>(10, 0.1)), 27.9);  // 99.9 % of 9 degrees of freedom
-  EXPECT_NE(philox_uniform(7, 0), philox_uniform(8, 0));
-  EXPECT_NE(philox_uniform(7, 0), philox_uniform(std::uint64_t{7} << 32, 0));
-}
 
 TEST(Sampler, GreedyTakesTheLargestAndOfEqualOnesTheLowestId) {
   EXPECT_EQ(sample({0, 3, 1}, {}), 1);
@@ -212,13 +203,21 @@ TEST(Sampler, PresenceAndFrequencyPenaltiesCountGeneratedTokensOnly) {
 }
 
 TEST(Sampler, PenaltiesLeaveNoTraceForTheNextRequest) {
-  Sampler sampler(3);
-  std::vector<float> row{4, 3, 0};
-  const std::vector<TokenId> tokens{0, 0};
-  EXPECT_EQ(sampler.sample(row, {.presence_penalty = 2.0F}, tokens, 1), 1);
-  row = {4, 3, 0};
-  const std::vector<TokenId> other{2};
-  EXPECT_EQ(sampler.sample(row, {.presence_penalty = 2.0F}, other, 1), 0);
+  Sampler sampler(cpu(), 3, 1);
+  EXPECT_EQ(sample_one(sampler, {4, 3, 0}, {.presence_penalty = 2.0F}, {0, 0}, 1), 1);
+  EXPECT_EQ(sample_one(sampler, {4, 3, 0}, {.presence_penalty = 2.0F}, {2}, 1), 0);
+}
+
+TEST(Sampler, RowsAreSampledByTheirOwnParametersAndHistories) {
+  Sampler sampler(cpu(), 3, 4);
+  std::vector<float> logits{4, 3, 0, 4, 3, 0, 4, 3, 0, 4, NAN, 0};
+  sampler.add({}, kNoTokens, 0);
+  sampler.add({.presence_penalty = 2.0F}, std::vector<TokenId>{2, 0}, 1);
+  sampler.add({.repetition_penalty = 10.0F}, std::vector<TokenId>{0, 1}, 2);
+  sampler.add({.repetition_penalty = 10.0F}, std::vector<TokenId>{1}, 1);
+  const auto tokens = sampler.sample(make_view(logits.data(), DType::f32, {4, 3}));
+  EXPECT_EQ(std::vector<TokenId>(tokens.begin(), tokens.end()),
+            (std::vector<TokenId>{0, 1, 0, kernels::kNotFinite}));
 }
 
 TEST(Sampler, ExtremeLogitsStayInOrder) {

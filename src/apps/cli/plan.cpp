@@ -49,7 +49,24 @@ class PlanCommand final : public Command {
     text += fmt::format("\n{}; {} read per decoded token (batch 1, empty context)\n",
                         plan.fits ? "fits" : "does not fit", format_bytes(plan.bytes_per_decode_token));
     for (const std::string& kernel : plan.kernels) text += fmt::format("kernel  {}\n", kernel);
+    if (plan.graph_nodes > 0) text += describe_graph(plan);
     return print(text);
+  }
+
+  // Neighbouring layers of as many nodes in one piece.
+  static std::string describe_graph(const MemoryPlan& plan) {
+    std::string text = fmt::format("graph   {} nodes a decode step", plan.graph_nodes);
+    std::int64_t outside = plan.graph_nodes;
+    const std::vector<std::int64_t>& layers = plan.layer_graph_nodes;
+    for (std::size_t begin = 0; begin < layers.size();) {
+      std::size_t end = begin;
+      while (end < layers.size() && layers[end] == layers[begin]) outside -= layers[end++];
+      text += fmt::format("{} {} in {} {}", begin == 0 ? ":" : ",", layers[begin],
+                          end - begin == 1 ? "layer" : "each of layers", begin);
+      if (end - begin > 1) text += fmt::format("-{}", end - 1);
+      begin = end;
+    }
+    return text + fmt::format(", {} besides\n", outside);
   }
 
   static Status print_json(const MemoryPlan& plan) {
@@ -65,7 +82,8 @@ class PlanCommand final : public Command {
     json.field("cache_bytes", plan.cache_bytes).field("scratch_bytes", plan.scratch_bytes);
     json.field("total_bytes", plan.total_bytes).field("available_bytes", plan.available_bytes);
     json.field("fits", plan.fits).field("bytes_per_decode_token", plan.bytes_per_decode_token);
-    json.field("kernels", plan.kernels);
+    json.field("kernels", plan.kernels).field("graph_nodes", plan.graph_nodes);
+    json.field("layer_graph_nodes", plan.layer_graph_nodes);
     return print_line(json.end_object().text());
   }
 

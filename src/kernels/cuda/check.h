@@ -5,7 +5,7 @@
 
 namespace nibble::kernels::cuda {
 
-// Throws std::bad_alloc for cudaErrorMemoryAllocation, else DeviceError naming `what`.
+// Throws OutOfMemory for cudaErrorMemoryAllocation, else DeviceError; both name `what`.
 void check(cudaError_t status, const char* what);
 
 // After a launch: throws DeviceError if it could not be made.

@@ -86,7 +86,8 @@ class CudaDevice final : public Device {
     } catch (const std::bad_alloc&) {
       const WeightShape& shape = shapes[weights.size()];
       return out_of_memory(fmt::format(
-          "no memory on the GPU for a packed weight of {} bytes ({} x [{}, {}] {}): {} bytes are free",
+          "no memory on the GPU for a packed weight of {} bytes ({} x [{}, {}] {}), {} bytes are free; use "
+          "--quantization mxfp4, fewer layers or a smaller model",
           weight_bytes(shape), shape.num_groups, shape.n, shape.k, quant::format_name(shape.format),
           free_memory().value_or(0)));
     }

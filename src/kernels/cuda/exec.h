@@ -39,8 +39,8 @@ class CudaExec final : public Exec {
   // while one is made: so the first run of a shape is not recorded.
   std::byte* scratch(std::size_t bytes);
 
-  // Nodes of the recording that ran last, for people.
-  [[nodiscard]] std::size_t num_graph_nodes() const noexcept { return num_graph_nodes_; }
+  void rehearse(const std::function<void()>& launch) override;
+  [[nodiscard]] std::size_t num_rehearsed() const override;
 
  private:
   // What ops run on: the first lane always, the second beside it inside run_concurrently.
@@ -61,8 +61,8 @@ class CudaExec final : public Exec {
   CudaMemory memory_;
   int num_sms_ = 0;
   bool recording_ = false;
+  cudaGraph_t rehearsal_ = nullptr;
   std::unordered_map<std::uint64_t, Recording> recordings_;
-  std::size_t num_graph_nodes_ = 0;
 };
 
 // The Exec every row of the CUDA table is given.

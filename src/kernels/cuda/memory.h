@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string>
+
 #include "core/memory_space.h"
 
 namespace nibble::kernels::cuda {
@@ -22,9 +24,12 @@ class CudaMemory final : public MemorySpace {
   cudaStream_t stream_;
 };
 
-// Device memory that is not cleared. Throws std::bad_alloc.
+// Device memory that is not cleared. Throws OutOfMemory.
 Buffer allocate_uninitialised(std::size_t bytes);
-// Page-locked host memory. Throws std::bad_alloc.
+// Page-locked host memory. Throws OutOfMemory.
 Buffer allocate_pinned(std::size_t bytes);
+
+// "123 of 456 bytes of the GPU are free".
+std::string describe_free_memory();
 
 }  // namespace nibble::kernels::cuda

@@ -29,4 +29,7 @@ void mha(Exec& exec, const MhaArgs& args);
 void topk_gate(Exec& exec, const TopkGateArgs& args);
 void fused_moe(Exec& exec, const FusedMoeArgs& args);
 
+// sampling/
+void sample(Exec& exec, const SampleArgs& args);
+
 }  // namespace nibble::kernels::cuda

@@ -21,6 +21,7 @@ KernelTable table() {
       .mha = mha,
       .topk_gate = topk_gate,
       .fused_moe = fused_moe,
+      .sample = sample,
   };
 }
 

@@ -36,4 +36,7 @@ void topk_gate(Exec& exec, const TopkGateArgs& args);
 // fused_moe.cpp
 void fused_moe(Exec& exec, const FusedMoeArgs& args);
 
+// sampling.cpp
+void sample(Exec& exec, const SampleArgs& args);
+
 }  // namespace nibble::kernels::ref

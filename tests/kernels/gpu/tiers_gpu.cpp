@@ -39,6 +39,7 @@ class WaitingDevice final : public Device {
     wrap<&KernelTable::mha>();
     wrap<&KernelTable::topk_gate>();
     wrap<&KernelTable::fused_moe>();
+    wrap<&KernelTable::sample>();
   }
 
   [[nodiscard]] std::string description() const override { return device_->description(); }
