@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "core/out_of_memory.h"
 #include "tests/engine/fixture.h"
 
 namespace {
@@ -124,6 +125,86 @@ TEST_F(AllocationTest, AddingAndRunningRequests) {
   const RequestId id = add_greedy(prompts[0], 12);
   run_all();
   EXPECT_EQ(outcomes_[id].tokens, model_.greedy_reply(prompts[0], 12));
+}
+
+// Memory of a device that is really the host's, some allocation of which fails.
+class FailingSpace final : public MemorySpace {
+ public:
+  long left = -1;  // until one fails; negative = never
+
+  [[nodiscard]] bool is_host() const noexcept override { return false; }
+  Buffer allocate(std::size_t bytes) override { return take(bytes); }
+  Buffer allocate_staging(std::size_t bytes) override { return take(bytes); }
+  void upload(std::byte* dst, std::span<const std::byte> src) override { host_space().upload(dst, src); }
+  void download(std::span<std::byte> dst, const std::byte* src) override { host_space().download(dst, src); }
+
+ private:
+  Buffer take(std::size_t bytes) {
+    if (left >= 0 && left-- == 0) throw OutOfMemory("no memory of the device for this");
+    return Buffer(bytes);
+  }
+};
+
+class DeviceExec final : public kernels::Exec {
+ public:
+  DeviceExec() : Exec(1) {}
+  MemorySpace& memory() noexcept override { return space; }
+  FailingSpace space;
+};
+
+TEST_F(AllocationTest, MemoryOfADevice) {
+  DeviceExec exec;
+  const EngineConfig config{
+      .runner = {.max_num_batched_tokens = 8, .max_num_seqs = 2, .max_model_len = 32, .page_size = 4},
+      .max_num_seqs = 2,
+      .num_pages = 16};
+  const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  const std::vector<TokenId> reply = model_.greedy_reply(prompt, 8);
+  const SamplingParams sampling{.max_tokens = 8, .ignore_eos = true};
+  SamplingParams penalized = sampling;
+  penalized.presence_penalty = 0.5F;
+  int num_created = 0;
+  int num_failures = 0;
+  for (long n = 0;; ++n) {
+    ASSERT_LT(n, 1000);
+    exec.space.left = n;
+    auto made = Engine::create(model_, {.table = table_, .exec = exec}, config);
+    if (!made.ok()) {
+      EXPECT_EQ(made.error().code, ErrorCode::out_of_memory);
+      EXPECT_THAT(made.error().message, ::testing::HasSubstr("no memory of the device for this"));
+      ++num_failures;
+      continue;
+    }
+    ++num_created;
+    engine_ = std::move(*made);
+    const RequestId id = add(prompt, sampling);
+    add(prompt, penalized);
+    run_all();
+    const bool failed = exec.space.left < 0;
+    if (failed) {
+      ++num_failures;
+      int num_errors = 0;
+      for (const auto& [request, outcome] : outcomes_) {
+        if (outcome.finish != FinishReason::error) continue;
+        ++num_errors;
+        EXPECT_EQ(outcome.error.code, ErrorCode::out_of_memory);
+        EXPECT_THAT(outcome.error.message, ::testing::HasSubstr("no memory of the device for this"));
+      }
+      EXPECT_GT(num_errors, 0) << "allocation " << n;
+      exec.space.left = -1;
+      outcomes_.clear();
+      const RequestId again = add(prompt, sampling);
+      run_all();
+      EXPECT_EQ(outcomes_[again].tokens, reply) << "after allocation " << n;
+    } else {
+      EXPECT_EQ(outcomes_[id].tokens, reply);
+    }
+    outcomes_.clear();
+    engine_.reset();
+    if (!failed) break;
+  }
+  EXPECT_GT(num_created, 3);
+  EXPECT_GT(num_failures, 8);
 }
 
 TEST_F(AllocationTest, AStepOfTheEngineItselfAllocatesNothing) {

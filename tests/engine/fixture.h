@@ -83,7 +83,6 @@ class EngineTest : public ::testing::Test {
   }
 
   FakeModel model_;
-  kernels::KernelTable table_;
   const kernels::KernelTable table_ = kernels::ref::kernels();
   kernels::Exec exec_{1};
   engine::Backend backend_{.table = table_, .exec = exec_};
