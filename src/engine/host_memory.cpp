@@ -48,8 +48,10 @@ HostMemory host_memory() {
 }
 
 std::uint64_t available_memory(const kernels::Device& device) {
+  // What a device's kernels take besides: scratch, code, what is lost to allocation.
+  constexpr std::uint64_t kKeptBack = std::uint64_t{2} << 30;
   const auto free = device.free_memory();
-  return free ? *free / 10 * 9 : host_memory().available;
+  return free ? *free - std::min(kKeptBack, *free / 10) : host_memory().available;
 }
 
 }  // namespace nibble::engine

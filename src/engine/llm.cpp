@@ -146,7 +146,9 @@ Result<std::unique_ptr<Llm::Impl>> Llm::Impl::load(const LlmOptions& options,
   const std::uint64_t available = engine::available_memory(*impl->device);
   if (plan.weight_bytes >= available) {
     return out_of_memory(
-        fmt::format("the weights need {} bytes of memory, {} are available", plan.weight_bytes, available));
+        fmt::format("the weights need {} bytes of memory, {} are available; use a smaller model or a format of "
+                    "fewer bits (--quantization)",
+                    plan.weight_bytes, available));
   }
   NIB_TRY(const engine::EngineSizes sizes,
           engine::choose_sizes(*plan.shape, backend, parsed.size, available - plan.weight_bytes));

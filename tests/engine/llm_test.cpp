@@ -471,6 +471,7 @@ TEST_F(DummyLlm, CostsCountWeightsOnceAndGrowWithWork) {
 
 TEST_F(DummyLlm, InfoDescribesWhatWasLoaded) {
   LlmOptions o = options();
+  o.device = "cpu";
   o.max_model_len = 100;
   const auto llm = load(o);
   ASSERT_NE(llm, nullptr);

@@ -1,10 +1,11 @@
 // Sampling: a row of logits to a token, one cluster per row. Each block keeps its slice of the row in shared
-// memory; what top-k and top-p leave is found by narrowing down the last key that stays: sums of weights by
-// bins of probability first, then by bins of keys. All sums are of integers (kernels/sampling.h), so that
-// the ids are those of ref/sampling.cpp.
+// memory. What top-k and top-p leave is everything up to a last key; that is found by sums over bins of
+// probability, rounded, which leave a narrow range of keys, then by exact sums over bins of keys. The draw
+// finds a warp's segment, then the token in it. All sums are of integers (kernels/sampling.h), so that the
+// ids are those of ref/sampling.cpp.
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
-#include "kernels/cuda/sampling/bins.cuh"
+#include "kernels/cuda/sampling/cluster_sums.cuh"
 #include "kernels/cuda/sampling/sample.h"
 #include "kernels/sampling.h"
 
@@ -22,11 +23,14 @@ static_assert((kNoWeight >> kBinShift) < kBins);
 constexpr int kKeyBits = 10;  // of a key's range, in a bin's number
 static_assert((1 << kKeyBits) <= kBins);
 
-// What stays: keys below `key`, and the first `ties` tokens that have it.
+// What stays: logits above the last, and those equal to it with ids up to `last_id`.
 struct Cut {
-  std::uint32_t key = 0xFFFFFFFFU;
-  std::uint32_t ties = 0xFFFFFFFFU;
-  std::uint64_t mass = 0;  // of what stays
+  float last = -INFINITY;
+  int last_id = 0;
+  std::uint64_t mass = 0;  // of what stays; 0: not known
+  __device__ bool keeps(float logit, int id) const {
+    return logit > last || (logit == last && id <= last_id);
+  }
 };
 
 // A block's slice of a row.
@@ -34,18 +38,20 @@ struct Slice {
   float* logits;
   int begin;  // id of the first
   int size;
-  int chunk;  // consecutive ones of a thread where their order matters; odd, so that banks differ
+  int segment;                 // consecutive ones of a warp
+  std::uint32_t best_key = 0;  // of the row
   float max = 0;
   double scale = 0;
   __device__ std::int64_t distance(float logit) const { return distance_of(logit, max, scale); }
+  __device__ std::uint64_t weight(float logit) const { return weight_at(distance(logit)); }
 };
 
-// Calls visit(logit, is_there) for all of a slice, whole warps at a time.
+// Calls visit(index, logit, is_there) for all of a slice, whole warps at a time.
 template <class Visit>
 __device__ void for_each(const Slice& slice, Visit&& visit) {
   for (int begin = 0; begin < slice.size; begin += kThreads) {
     const int i = begin + static_cast<int>(threadIdx.x);
-    visit(i < slice.size ? slice.logits[i] : slice.max, i < slice.size);
+    visit(i, i < slice.size ? slice.logits[i] : slice.max, i < slice.size);
   }
 }
 
@@ -116,112 +122,210 @@ __device__ void apply_penalties(const SampleParams& p, const SampleRow& row, con
   __syncthreads();
 }
 
-// The first and the last key in a bin of probability.
-__device__ void keys_of_bin(Shared& s, const Slice& slice, int bin, std::uint32_t& first,
-                            std::uint32_t& last) {
+// Adds up sum(logit) over the cluster.
+template <class ToSum>
+__device__ Sum add_all(Shared& s, const Slice& slice, ToSum&& sum) {
+  Sum mine{};
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < slice.size; i += kThreads)
+    mine = mine + sum(slice.logits[i]);
+  Sum total{};
+  scan_warps(s, add_lanes(mine), total);
+  return total;
+}
+
+// The id of the token with which the sum of value(index) by id first exceeds target(total); the same in all
+// threads of the cluster. There is one.
+template <class Value, class Target>
+__device__ int locate(Shared& s, const Slice& slice, Value&& value, Target&& target) {
+  const int begin = warp_id() * slice.segment;
+  const int end = min(begin + slice.segment, slice.size);
+  std::uint64_t mine = 0;
+#pragma unroll 4
+  for (int i = begin + lane_id(); i < end; i += 32) mine += value(i);
+  mine = add_lanes({mine, 0}).mass;
+  Sum total{};
+  const std::uint64_t before = scan_warps(s, {mine, 0}, total).mass;
+  const std::uint64_t wanted = target(total.mass);
   if (threadIdx.x == 0) {
-    s.first_key = 0xFFFFFFFFU;
-    s.last_key = 0;
+    s.owner = -1;
+    s.id = -1;
   }
-  first = 0xFFFFFFFFU;
-  last = 0;
-  for_each(slice, [&](float logit, bool is_there) {
-    const std::int64_t distance = slice.distance(logit);
-    if (!is_there || distance >= kNoWeight || distance >> kBinShift != bin) return;
-    const std::uint32_t key = key_of(logit);
-    first = min(first, key);
-    last = max(last, key);
-  });
-  first = __reduce_min_sync(kAll, first);
-  last = __reduce_max_sync(kAll, last);
   __syncthreads();
-  if (lane_id() == 0) {
-    atomicMin(&s.first_key, first);
-    atomicMax(&s.last_key, last);
+  if (lane_id() == 0 && before <= wanted && wanted < before + mine) {
+    s.owner = warp_id();
+    s.owned = wanted - before;
+  }
+  __syncthreads();
+  if (s.owner >= 0) {  // all threads share the segment
+    const int share = (slice.segment + kThreads - 1) / kThreads;
+    const int segment_end = min((s.owner + 1) * slice.segment, slice.size);
+    const int first = s.owner * slice.segment + static_cast<int>(threadIdx.x) * share;
+    const int last = min(first + share, segment_end);
+    Sum piece{};
+    for (int i = first; i < last; ++i) piece.mass += value(i);
+    std::uint64_t through = scan_block(s, piece, total).mass;
+    if (through <= s.owned && s.owned < through + piece.mass) {
+      int i = first;
+      while ((through += value(i)) <= s.owned) ++i;
+      s.id = slice.begin + i;
+    }
   }
   cluster_sync();
-  first = __reduce_min_sync(kAll, *of_block(&s.first_key, lane_id() % kBlocks));
-  last = __reduce_max_sync(kAll, *of_block(&s.last_key, lane_id() % kBlocks));
+  return __reduce_max_sync(kAll, *of_block(&s.id, lane_id() % kBlocks));
 }
 
-// The cut that reaches a count, or a share of the mass of `set` (0: of all tokens).
-__device__ Cut find_cut(Shared& s, const Slice& slice, int count, float share, std::uint64_t set) {
+// The first key whose distance is at least this; called by whole warps.
+__device__ std::uint32_t first_key_at(const Slice& slice, std::int64_t distance) {
+  distance = min(distance, kNoWeight);
+  std::uint32_t low = slice.best_key;
+  std::uint32_t high = key_of(-INFINITY);
+  while (low < high) {
+    const std::uint32_t step = (high - low) / 32 + 1;
+    const std::uint32_t probe = min(low + static_cast<std::uint32_t>(lane_id()) * step, high);
+    const unsigned reached = __ballot_sync(kAll, slice.distance(logit_of(probe)) >= distance);
+    const int lane = reached == 0 ? 32 : __ffs(static_cast<int>(reached)) - 1;
+    const std::uint32_t below = __shfl_sync(kAll, probe, max(lane - 1, 0));
+    const std::uint32_t at = __shfl_sync(kAll, probe, lane % 32);
+    if (lane > 0) low = below + 1;
+    if (lane < 32) high = at;
+  }
+  return low;
+}
+
+// First and last key.
+struct Range {
+  std::uint32_t first;
+  std::uint32_t last;
+  bool is_empty;  // the goal is not reached
+};
+
+// A range of keys that holds the one in which the goal is reached by the tokens that `within` keeps: from the
+// sums, over bins of probability, of counts, or of weights rounded down to multiples of 2^shift, which are
+// too low by less than one for each of the row's tokens.
+__device__ Range bracket(Shared& s, const Slice& slice, int vocabulary, const Goal& goal, int shift,
+                         const Cut& within) {
   clear_bins(s);
-  for_each(slice, [&](float logit, bool is_there) {
+  for_each(slice, [&](int i, float logit, bool is_there) {
     const std::int64_t distance = slice.distance(logit);
-    add_token(s, is_there && distance < kNoWeight, static_cast<int>(distance >> kBinShift),
-              weight_at(distance));
-  });
-  const Sum total = sum_bins(s);
-  const Goal goal = count > 0 ? Goal{false, static_cast<std::uint64_t>(count)}
-                              : Goal{true, wanted_mass(set > 0 ? set : total.mass, share)};
-  Place place = find_bin(s, goal, {0, 0});
-  if (place.bin < 0) return {.mass = total.mass};
-
-  std::uint32_t first = 0;
-  std::uint32_t last = 0;
-  keys_of_bin(s, slice, place.bin, first, last);
-  while (first < last) {
-    const int shift = max(0, 32 - __clz(static_cast<int>(last - first)) - kKeyBits);
-    clear_bins(s);
-    for_each(slice, [&](float logit, bool is_there) {
-      const std::uint32_t key = key_of(logit);
-      const bool counts = is_there && key >= first && key <= last;
-      add_token(s, counts, static_cast<int>((key - first) >> shift),
-                counts ? weight_at(slice.distance(logit)) : 0);
-    });
-    sum_bins(s);
-    place = find_bin(s, goal, place.before);
-    first += static_cast<std::uint32_t>(place.bin) << shift;
-    last = min(last, first + (1U << shift) - 1);
-  }
-  const std::uint64_t weight = weight_at(slice.distance(logit_of(first)));
-  const std::uint64_t ties = goal.by_mass ? (goal.wanted - place.before.mass + weight - 1) / weight
-                                          : goal.wanted - place.before.count;
-  return {.key = first, .ties = static_cast<std::uint32_t>(ties), .mass = place.before.mass + ties * weight};
-}
-
-// Goes through this thread's consecutive tokens; visit(i, weight) of those that stay, until it says stop.
-template <class Visit>
-__device__ void for_kept(const Slice& slice, const Cut& cut, std::uint64_t least_weight,
-                         std::uint32_t ties_before, Visit&& visit) {
-  const int begin = static_cast<int>(threadIdx.x) * slice.chunk;
-  for (int i = begin; i < min(begin + slice.chunk, slice.size); ++i) {
-    const float logit = slice.logits[i];
-    const std::int64_t distance = slice.distance(logit);
-    const std::uint32_t key = key_of(logit);
-    if (distance >= kNoWeight || key > cut.key) continue;
-    if (key == cut.key && ties_before++ >= cut.ties) continue;
-    const std::uint64_t weight = weight_at(distance);
-    if (weight >= least_weight && visit(i, weight)) return;
-  }
-}
-
-__device__ void draw(Shared& s, const Slice& slice, const SampleRow& row, const Cut& cut, std::int32_t* id) {
-  Sum total{};
-  Sum ties{0, 0};
-  if (cut.key != 0xFFFFFFFFU) {
-    const int begin = static_cast<int>(threadIdx.x) * slice.chunk;
-    for (int i = begin; i < min(begin + slice.chunk, slice.size); ++i) {
-      ties.count += key_of(slice.logits[i]) == cut.key ? 1 : 0;
+    const bool counts = is_there && distance < kNoWeight && within.keeps(logit, slice.begin + i);
+    const auto units = static_cast<std::uint32_t>(!counts        ? 0
+                                                  : goal.by_mass ? weight_at(distance) >> shift
+                                                                 : 1);
+    const unsigned lanes = __ballot_sync(kAll, units > 0);
+    if (units == 0) return;
+    const int bin = static_cast<int>(distance >> kBinShift);
+    int is_same = 0;
+    __match_all_sync(lanes, bin, &is_same);
+    if (is_same == 0) {
+      atomicAdd(&s.count[bin], units);
+    } else {  // flat distributions: as one
+      const unsigned sum = __reduce_add_sync(lanes, units);
+      if (lane_id() == __ffs(static_cast<int>(lanes)) - 1) atomicAdd(&s.count[bin], sum);
     }
-    ties = scan_cluster(s, ties, total);
+  });
+  sum_bins(s);
+  const std::uint64_t rounded = goal.by_mass ? (goal.wanted >> shift) + 1 : goal.wanted;
+  const int to = find_bin(s, {false, rounded}, {}).bin;
+  int from = to;
+  if (goal.by_mass) {
+    const std::uint64_t least = goal.wanted >> shift;
+    const auto most_lost = static_cast<std::uint64_t>(vocabulary);
+    from = find_bin(s, {false, least > most_lost ? least - most_lost : 0}, {}).bin;
   }
+  const std::int64_t end = to < 0 ? kNoWeight : std::int64_t{to + 1} << kBinShift;
+  return {.first = from <= 0 ? slice.best_key : first_key_at(slice, std::int64_t{from} << kBinShift),
+          .last = first_key_at(slice, end) - 1,
+          .is_empty = !goal.by_mass && to < 0};
+}
+
+// Sums over bins of the keys in a range, and the first and last key of each.
+__device__ void add_keys(Shared& s, const Slice& slice, std::uint32_t first, std::uint32_t last, int shift) {
+  constexpr int kHalf = 21;  // bits of a weight, and 32 times that fits in a word
+  clear_bins(s);
+  for_each(slice, [&](int, float logit, bool is_there) {
+    const std::uint32_t key = key_of(logit);
+    const bool counts = is_there && key >= first && key <= last;
+    const unsigned lanes = __ballot_sync(kAll, counts);
+    if (!counts) return;
+    const auto bin = static_cast<int>((key - first) >> shift);
+    Sum sum{slice.weight(logit), 1};
+    std::uint32_t low_key = key;
+    std::uint32_t high_key = key;
+    int is_same = 0;
+    __match_all_sync(lanes, bin, &is_same);
+    if (is_same != 0) {
+      const unsigned low = __reduce_add_sync(lanes, static_cast<unsigned>(sum.mass) & ((1U << kHalf) - 1));
+      const unsigned high = __reduce_add_sync(lanes, static_cast<unsigned>(sum.mass >> kHalf));
+      sum = {(std::uint64_t{high} << kHalf) + low, static_cast<std::uint32_t>(__popc(lanes))};
+      low_key = __reduce_min_sync(lanes, key);
+      high_key = __reduce_max_sync(lanes, key);
+      if (lane_id() != __ffs(static_cast<int>(lanes)) - 1) return;
+    }
+    const auto low = static_cast<std::uint32_t>(sum.mass);
+    atomicAdd(&s.count[bin], sum.count);
+    const std::uint32_t was = atomicAdd(&s.mass_low[bin], low);
+    atomicAdd(&s.mass_high[bin], static_cast<std::uint32_t>(sum.mass >> 32) + (was + low < was ? 1U : 0U));
+    atomicMin(&s.first_key[bin], low_key);
+    atomicMax(&s.last_key[bin], high_key);
+  });
+  sum_bins(s);
+}
+
+// The cut that leaves `count` tokens or, if that is 0, `share` of the mass that `within` keeps.
+__device__ Cut find_cut(Shared& s, const Slice& slice, int vocabulary, int count, float share,
+                        const Cut& within) {
+  const auto sum_of = [&](float logit) { return Sum{slice.weight(logit), 1}; };
+  const auto mass_of_all = [&] { return add_all(s, slice, sum_of).mass; };
+  Goal goal{false, static_cast<std::uint64_t>(count)};
+  int shift = 0;
+  if (count == 0) {
+    constexpr int kUnitBits = 30;  // of the sum of all units
+    const std::uint64_t mass = within.mass > 0 ? within.mass : mass_of_all();
+    goal = {true, wanted_mass(mass, share)};
+    shift = max(0, 64 - __clzll(static_cast<long long>(mass)) - kUnitBits);
+  }
+  auto [first, last, is_empty] = bracket(s, slice, vocabulary, goal, shift, within);
+  if (is_empty) return {.mass = mass_of_all()};
+
+  Sum before{};
+  if (first > slice.best_key) {
+    before = add_all(s, slice, [&](float logit) { return key_of(logit) < first ? sum_of(logit) : Sum{}; });
+  }
+  Place place{};
+  do {
+    const int key_shift = first == last ? 0 : max(0, 32 - __clz(static_cast<int>(last - first)) - kKeyBits);
+    add_keys(s, slice, first, last, key_shift);
+    place = find_bin(s, goal, before);
+    before = place.before;
+    first = __reduce_min_sync(kAll, *of_block(&s.first_key[place.bin], lane_id() % kBlocks));
+    last = __reduce_max_sync(kAll, *of_block(&s.last_key[place.bin], lane_id() % kBlocks));
+    cluster_sync();  // the keys are read
+  } while (first < last);
+
+  const float logit = logit_of(first);
+  const std::uint64_t weight = slice.weight(logit);
+  const std::uint64_t ties =
+      goal.by_mass ? (goal.wanted - before.mass + weight - 1) / weight : goal.wanted - before.count;
+  Cut cut{.last = logit, .last_id = vocabulary, .mass = before.mass + ties * weight};
+  if (ties < place.sum.count) {
+    cut.last_id = locate(
+        s, slice, [&](int i) { return std::uint64_t{slice.logits[i] == logit ? 1U : 0U}; },
+        [&](std::uint64_t) { return ties - 1; });
+  }
+  return cut;
+}
+
+__device__ int draw(Shared& s, const Slice& slice, const SampleRow& row, const Cut& cut) {
   const std::uint64_t least_weight = wanted_weight(row.min_p);
-  std::uint64_t mass = 0;
-  for_kept(slice, cut, least_weight, ties.count, [&](int, std::uint64_t weight) {
-    mass += weight;
-    return false;
-  });
-  std::uint64_t before = scan_cluster(s, {mass, 0}, total).mass;
-  const std::uint64_t target = drawn_mass(row.seed, row.index, total.mass);
-  if (target < before || target >= before + mass) return;
-  for_kept(slice, cut, least_weight, ties.count, [&](int i, std::uint64_t weight) {
-    before += weight;
-    if (before <= target) return false;
-    *id = slice.begin + i;
-    return true;
-  });
+  const auto weight_if_kept = [&](int i) {
+    const float logit = slice.logits[i];
+    const bool kept = cut.keeps(logit, slice.begin + i);
+    const std::uint64_t weight = kept ? slice.weight(logit) : 0;
+    return weight >= least_weight ? weight : 0;
+  };
+  return locate(s, slice, weight_if_kept,
+                [&](std::uint64_t total) { return drawn_mass(row.seed, row.index, total); });
 }
 
 template <bool kInShared>
@@ -237,7 +341,7 @@ __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kThreads, 2) sample_
   Slice slice{.logits = kInShared ? reinterpret_cast<float*>(slice_memory) : from,
               .begin = rank * slice_size,
               .size = max(0, min(slice_size, p.vocabulary - rank * slice_size)),
-              .chunk = (slice_size + kThreads - 1) / kThreads | 1};
+              .segment = (slice_size + 32 * kWarps - 1) / (32 * kWarps) * 32};
 
   std::uint64_t mine = kInShared ? load(slice, from) : best_of(slice);
   if (row.history_begin < row.history_end) {
@@ -250,12 +354,14 @@ __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kThreads, 2) sample_
   if (best_key == 0 || row.temperature == 0 || row.top_k == 1) {
     if (rank == 0 && threadIdx.x == 0) *id = best_key == 0 ? kNotFinite : static_cast<std::int32_t>(best);
   } else {
+    slice.best_key = best_key;
     slice.max = logit_of(best_key);
     slice.scale = exponent_scale(row.temperature);
     Cut cut;
-    if (row.top_k > 0) cut = find_cut(s, slice, row.top_k, 0, 0);
-    if (row.top_p < 1) cut = find_cut(s, slice, 0, row.top_p, cut.mass);
-    draw(s, slice, row, cut, id);
+    if (row.top_k > 0) cut = find_cut(s, slice, p.vocabulary, row.top_k, 0, cut);
+    if (row.top_p < 1) cut = find_cut(s, slice, p.vocabulary, 0, row.top_p, cut);
+    const int drawn = draw(s, slice, row, cut);
+    if (rank == 0 && threadIdx.x == 0) *id = drawn;
   }
   cluster_sync();  // nobody reads this block's shared memory any more
 }
