@@ -14,8 +14,8 @@ struct HostMemory {
 
 HostMemory host_memory();
 
-// Bytes the engine may use on `device`: all that is free; on a GPU a tenth is left to others and to
-// fragmentation.
+// Bytes the engine may use on `device`: all that is free; on a GPU a tenth, but at most 2 GiB, is left to
+// scratch, code, and what allocation loses.
 std::uint64_t available_memory(const kernels::Device& device);
 
 }  // namespace nibble::engine
