@@ -42,42 +42,46 @@ NIB_HOST_DEVICE inline bool is_finite(float logit) {
   return (__builtin_bit_cast(std::uint32_t, logit) & kExponent) != kExponent;
 }
 
-// Powers of two, and fractions of them, as multiples of 2^-kExponentBits.
-inline constexpr int kExponentBits = 32;
+// Exponents are multiples of 2^-kExponentBits.
+inline constexpr int kExponentBits = 24;
 
-// What logit differences are multiplied with to be exponents.
-NIB_HOST_DEVICE inline double exponent_scale(float temperature) {
+// What logit differences are multiplied with to be exponents. Temperatures so low that only equal logits
+// share the probability are all alike.
+NIB_HOST_DEVICE inline float exponent_scale(float temperature) {
   constexpr double kLog2E = 1.4426950408889634;
-  return kLog2E * static_cast<double>(std::uint64_t{1} << kExponentBits) / static_cast<double>(temperature);
+  constexpr double kLargest = 3.4028234663852886e38;
+  const double scale = kLog2E * (1 << kExponentBits) / static_cast<double>(temperature);
+  return static_cast<float>(scale < kLargest ? scale : kLargest);
 }
 
-// Minus the exponent of the weight, rounded down; kNoWeight: the weight is 0, else it is at least 1.
-inline constexpr std::int64_t kNoWeight = (std::int64_t{kWeightBits} << kExponentBits) + 1;
-NIB_HOST_DEVICE inline std::int64_t distance_of(float logit, float max, double scale) {
-  const double distance = (static_cast<double>(max) - static_cast<double>(logit)) * scale;
-  if (!(distance < static_cast<double>(kNoWeight))) return kNoWeight;
-  return static_cast<std::int64_t>(distance);
+// Minus the exponent of the weight, rounded down; kNoWeight: the weight is 0, else it is at least 1. Float32
+// like the logits: its rounding moves a weight by at most 3 * 2^-24 of the (scaled) difference.
+inline constexpr std::int32_t kNoWeight = (kWeightBits << kExponentBits) + 1;
+NIB_HOST_DEVICE inline std::int32_t distance_of(float logit, float max, float scale) {
+  constexpr auto kFarthest = static_cast<float>(kWeightBits << kExponentBits);
+  const float distance = (max - logit) * scale;
+  return distance <= kFarthest ? static_cast<std::int32_t>(distance) : kNoWeight;
 }
 
-// 2^(fraction * 2^-32), times 2^31: a polynomial with a relative error below 2^-29, which never falls.
+// 2^(fraction * 2^-32), times 2^31: a polynomial with a relative error below 2^-27, which never falls.
 NIB_HOST_DEVICE inline std::uint32_t exp2_fraction(std::uint32_t fraction) {
-  constexpr std::uint32_t kCoefficients[] = {89042U,     627478U,     5750554U,   41301092U,
-                                             238389752U, 1031764901U, 2977044472U};
+  constexpr std::uint32_t kCoefficients[] = {894122U,    5451243U,    41455862U,
+                                             238353606U, 1031767985U, 2977044430U};
   std::uint32_t sum = 0;
   for (const std::uint32_t c : kCoefficients) {
     sum = c + static_cast<std::uint32_t>((std::uint64_t{sum} * fraction) >> 32);
   }
-  return 0x80000000U + static_cast<std::uint32_t>((std::uint64_t{sum} * fraction) >> 33);
+  return 0x80000000U + (static_cast<std::uint32_t>((std::uint64_t{sum} * fraction) >> 32) >> 1);
 }
 
-NIB_HOST_DEVICE inline std::uint64_t weight_at(std::int64_t distance) {
+NIB_HOST_DEVICE inline std::uint64_t weight_at(std::int32_t distance) {
   if (distance >= kNoWeight) return 0;
-  const std::int64_t exponent = -distance;
-  const auto halvings = static_cast<int>(-(exponent >> kExponentBits));
-  const std::uint64_t one_or_more = exp2_fraction(static_cast<std::uint32_t>(exponent));
-  return one_or_more << (kWeightBits - 31) >> halvings;
+  const auto exponent = -static_cast<std::uint32_t>(distance);
+  const std::uint32_t fraction = exponent << (32 - kExponentBits);
+  const auto halvings = (static_cast<std::uint32_t>(distance) + (1U << kExponentBits) - 1) >> kExponentBits;
+  return std::uint64_t{exp2_fraction(fraction)} << (kWeightBits - 31) >> halvings;
 }
-NIB_HOST_DEVICE inline std::uint64_t weight_of(float logit, float max, double scale) {
+NIB_HOST_DEVICE inline std::uint64_t weight_of(float logit, float max, float scale) {
   return weight_at(distance_of(logit, max, scale));
 }
 

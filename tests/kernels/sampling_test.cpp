@@ -49,14 +49,16 @@ TEST(Philox, BitsFillTheirRange) {
 TEST(SamplingArithmetic, WeightsAreExponentials) {
   const auto full = static_cast<double>(sampling::kFullWeight);
   for (const float temperature : {0.3F, 1.0F, 7.5F}) {
-    const double scale = sampling::exponent_scale(temperature);
+    const float scale = sampling::exponent_scale(temperature);
     EXPECT_EQ(sampling::weight_of(3.25F, 3.25F, scale), sampling::kFullWeight);
     std::uint64_t last = sampling::kFullWeight;
     for (int i = 0; i < 100000; ++i) {
       const float distance = static_cast<float>(i) * temperature * 0.0003F;
       const std::uint64_t weight = sampling::weight_of(-distance, 0.0F, scale);
       const double exact = full * std::exp(-static_cast<double>(distance) / static_cast<double>(temperature));
-      ASSERT_NEAR(static_cast<double>(weight), exact, exact * 0x1p-28 + 1) << distance;
+      // Three roundings of the exponent, then of its fraction, and the polynomial.
+      const double bound = (3 * static_cast<double>(distance / temperature) + 1) * 0x1p-24 + 0x1p-27;
+      ASSERT_NEAR(static_cast<double>(weight), exact, exact * bound + 1) << distance;
       ASSERT_LE(weight, last) << "a weight rises at " << distance;
       last = weight;
     }
@@ -68,7 +70,7 @@ TEST(SamplingArithmetic, ExtremesHaveWeights) {
   EXPECT_EQ(sampling::weight_of(-kMax, kMax, sampling::exponent_scale(1e30F)), 0U);
   EXPECT_EQ(sampling::weight_of(-kMax, kMax, sampling::exponent_scale(1e-45F)), 0U);
   EXPECT_EQ(sampling::weight_of(kMax, kMax, sampling::exponent_scale(1e-45F)), sampling::kFullWeight);
-  EXPECT_GT(sampling::weight_of(-kMax, kMax, sampling::exponent_scale(kMax)), sampling::kFullWeight / 8);
+  EXPECT_GT(sampling::weight_of(0, kMax, sampling::exponent_scale(kMax)), sampling::kFullWeight / 3);
   EXPECT_EQ(sampling::weight_at(sampling::kNoWeight), 0U);
   EXPECT_EQ(sampling::weight_at(sampling::kNoWeight - 1), 1U);
 }
@@ -121,7 +123,7 @@ std::int32_t defined_id(std::vector<float> logits, const SampleRow& row,
                    [&](std::int32_t a, std::int32_t b) { return logit(a) > logit(b); });
   if (row.temperature == 0) return order.front();
   if (row.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(row.top_k)));
-  const double scale = sampling::exponent_scale(row.temperature);
+  const float scale = sampling::exponent_scale(row.temperature);
   const auto weight = [&](std::int32_t id) {
     return sampling::weight_of(logit(id), logit(order.front()), scale);
   };

@@ -98,7 +98,7 @@ std::int32_t sample_row(std::span<float> logits, const SampleRow& row, const Tok
   const auto best = std::max_element(logits.begin(), logits.end());
   if (row.temperature == 0 || row.top_k == 1) return static_cast<std::int32_t>(best - logits.begin());
 
-  const double scale = exponent_scale(row.temperature);
+  const float scale = exponent_scale(row.temperature);
   std::size_t num_candidates = 0;
   for (std::size_t id = 0; id < logits.size(); ++id) {
     const std::uint64_t weight = weight_of(logits[id], *best, scale);

@@ -18,7 +18,7 @@ using namespace sampling;
 // Logits of a slice that fit in shared memory beside `Shared`.
 constexpr int kMaxShared = 50000;
 
-constexpr int kBinShift = 27;  // 32 bins an octave of probability
+constexpr int kBinShift = kExponentBits - 5;  // 32 bins an octave of probability
 static_assert((kNoWeight >> kBinShift) < kBins);
 constexpr int kKeyBits = 10;  // of a key's range, in a bin's number
 static_assert((1 << kKeyBits) <= kBins);
@@ -41,8 +41,8 @@ struct Slice {
   int segment;                 // consecutive ones of a warp
   std::uint32_t best_key = 0;  // of the row
   float max = 0;
-  double scale = 0;
-  __device__ std::int64_t distance(float logit) const { return distance_of(logit, max, scale); }
+  float scale = 0;
+  __device__ std::int32_t distance(float logit) const { return distance_of(logit, max, scale); }
   __device__ std::uint64_t weight(float logit) const { return weight_at(distance(logit)); }
 };
 
@@ -176,7 +176,7 @@ __device__ int locate(Shared& s, const Slice& slice, Value&& value, Target&& tar
 }
 
 // The first key whose distance is at least this; called by whole warps.
-__device__ std::uint32_t first_key_at(const Slice& slice, std::int64_t distance) {
+__device__ std::uint32_t first_key_at(const Slice& slice, std::int32_t distance) {
   distance = min(distance, kNoWeight);
   std::uint32_t low = slice.best_key;
   std::uint32_t high = key_of(-INFINITY);
@@ -207,14 +207,14 @@ __device__ Range bracket(Shared& s, const Slice& slice, int vocabulary, const Go
                          const Cut& within) {
   clear_bins(s);
   for_each(slice, [&](int i, float logit, bool is_there) {
-    const std::int64_t distance = slice.distance(logit);
+    const std::int32_t distance = slice.distance(logit);
     const bool counts = is_there && distance < kNoWeight && within.keeps(logit, slice.begin + i);
     const auto units = static_cast<std::uint32_t>(!counts        ? 0
                                                   : goal.by_mass ? weight_at(distance) >> shift
                                                                  : 1);
     const unsigned lanes = __ballot_sync(kAll, units > 0);
     if (units == 0) return;
-    const int bin = static_cast<int>(distance >> kBinShift);
+    const int bin = distance >> kBinShift;
     int is_same = 0;
     __match_all_sync(lanes, bin, &is_same);
     if (is_same == 0) {
@@ -233,8 +233,8 @@ __device__ Range bracket(Shared& s, const Slice& slice, int vocabulary, const Go
     const auto most_lost = static_cast<std::uint64_t>(vocabulary);
     from = find_bin(s, {false, least > most_lost ? least - most_lost : 0}, {}).bin;
   }
-  const std::int64_t end = to < 0 ? kNoWeight : std::int64_t{to + 1} << kBinShift;
-  return {.first = from <= 0 ? slice.best_key : first_key_at(slice, std::int64_t{from} << kBinShift),
+  const std::int32_t end = to < 0 ? kNoWeight : (to + 1) << kBinShift;
+  return {.first = from <= 0 ? slice.best_key : first_key_at(slice, from << kBinShift),
           .last = first_key_at(slice, end) - 1,
           .is_empty = !goal.by_mass && to < 0};
 }
