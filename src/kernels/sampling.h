@@ -54,8 +54,9 @@ NIB_HOST_DEVICE inline float exponent_scale(float temperature) {
   return static_cast<float>(scale < kLargest ? scale : kLargest);
 }
 
-// Minus the exponent of the weight, rounded down; kNoWeight: the weight is 0, else it is at least 1. Float32
-// like the logits: its rounding moves a weight by at most 3 * 2^-24 of the (scaled) difference.
+// Minus the exponent of the weight, rounded down; kNoWeight, the largest: the weight is 0, else it is at
+// least 1. Float32 like the logits: its rounding moves a weight by at most 3 * 2^-24 of the (scaled)
+// difference.
 inline constexpr std::int32_t kNoWeight = (kWeightBits << kExponentBits) + 1;
 NIB_HOST_DEVICE inline std::int32_t distance_of(float logit, float max, float scale) {
   constexpr auto kFarthest = static_cast<float>(kWeightBits << kExponentBits);
@@ -75,7 +76,6 @@ NIB_HOST_DEVICE inline std::uint32_t exp2_fraction(std::uint32_t fraction) {
 }
 
 NIB_HOST_DEVICE inline std::uint64_t weight_at(std::int32_t distance) {
-  if (distance >= kNoWeight) return 0;
   const auto exponent = -static_cast<std::uint32_t>(distance);
   const std::uint32_t fraction = exponent << (32 - kExponentBits);
   const auto halvings = (static_cast<std::uint32_t>(distance) + (1U << kExponentBits) - 1) >> kExponentBits;
@@ -150,19 +150,14 @@ NIB_HOST_DEVICE inline PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t
   return counter;
 }
 
-// 64 uniform bits for token `index` of a reply.
+// 64 uniform bits for token `index` of a reply. That token is drawn with which the sum of weights, by id,
+// first exceeds high_product(bits, sum of all).
 NIB_HOST_DEVICE inline std::uint64_t philox_bits(std::uint64_t seed, std::uint64_t index) {
   const PhiloxBlock counter{
       {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0, 0}};
   const PhiloxBlock block =
       philox4x32(counter, static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
   return std::uint64_t{block.words[0]} << 32 | block.words[1];
-}
-
-// That token is drawn with which the sum of weights, by id, first exceeds this. Less than `total`.
-NIB_HOST_DEVICE inline std::uint64_t drawn_mass(std::uint64_t seed, std::uint64_t index,
-                                                std::uint64_t total) {
-  return high_product(philox_bits(seed, index), total);
 }
 
 }  // namespace nibble::kernels::sampling

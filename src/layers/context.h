@@ -106,6 +106,8 @@ struct Context {
   comm::Communicator& comm;
   TraceSink* trace = nullptr;
   InputSink* inputs = nullptr;
+  // Called when a layer (-1: the embedding) has launched what is its own; null in normal operation.
+  const std::function<void(std::int32_t layer_idx)>* after_layer = nullptr;
 
   // There is nothing to be seen while memory is counted.
   [[nodiscard]] bool records_inputs() const { return inputs != nullptr && !arena.counting(); }

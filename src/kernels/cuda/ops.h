@@ -34,4 +34,7 @@ void fused_moe_reference(Exec& exec, const FusedMoeArgs& args);
 // sampling/
 void sample(Exec& exec, const SampleArgs& args);
 
+// sampling/
+void sample(Exec& exec, const SampleArgs& args);
+
 }  // namespace nibble::kernels::cuda

@@ -77,7 +77,7 @@ std::span<Candidate> keep_top_p(std::span<Candidate> all, float top_p) {
 std::int32_t draw(std::span<Candidate> kept, const SampleRow& row) {
   const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
   if (!std::is_sorted(kept.begin(), kept.end(), by_id)) std::sort(kept.begin(), kept.end(), by_id);
-  const std::uint64_t target = drawn_mass(row.seed, row.index, mass_of(kept));
+  const std::uint64_t target = high_product(philox_bits(row.seed, row.index), mass_of(kept));
   std::uint64_t sum = 0;
   for (const Candidate& c : kept) {
     sum += c.weight;

@@ -65,7 +65,14 @@ void DeepseekMla::forward(layers::Context& ctx, const layers::ForwardBatch& batc
   embed(ctx, batch, hidden);
   if (ctx.trace != nullptr) ctx.trace->record("hidden_states", -1, hidden);
   layers::ResidualStream stream(hidden, ctx.arena.tensor(DType::f32, {hidden.dim(0), hidden.dim(1)}));
-  for (const DecoderLayer& layer : layers_) layer.forward(ctx, batch, rope_, cache, stream);
+  const auto end_layer = [&](std::int32_t layer_idx) {
+    if (ctx.after_layer != nullptr) (*ctx.after_layer)(layer_idx);
+  };
+  end_layer(-1);
+  for (std::int32_t i = 0; i < info_.num_layers; ++i) {
+    layers_[static_cast<std::size_t>(i)].forward(ctx, batch, rope_, cache, stream);
+    end_layer(i);
+  }
   write_logits(ctx, batch, stream, logits);
 }
 

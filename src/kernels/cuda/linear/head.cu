@@ -95,7 +95,6 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 template <Format kFormat, int kTokenTiles>
 __global__ void __launch_bounds__(kWarps * 32)
     head_product_kernel(const __grid_constant__ Product p, const bool quads_aligned) {
-  let_next_kernel_start();
   constexpr int kTokens = 8 * kTokenTiles;
   constexpr int kOctets = kMaxInputBlocks * (kBlockK / 8);
   constexpr int kLoads = kAhead<kFormat>;
@@ -118,6 +117,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   };
   load_next(0);  // weights are constant: asked for before the activations are there
   wait_for_earlier_kernels();
+  // Not before: blocks of the next kernel that come while the kernel in front leaves, one multiprocessor
+  // earlier than the other, come two to some of them.
+  let_next_kernel_start();
   float sums[kTokenTiles][4] = {};
   for (int first = 0; first < p.w.num_blocks; first += kMaxInputBlocks) {
     const int blocks = min(kMaxInputBlocks, p.w.num_blocks - first);

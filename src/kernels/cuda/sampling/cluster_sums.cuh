@@ -48,7 +48,7 @@ struct Shared {
   std::uint32_t last_key[kBins];
   Sum bins[kBlockBins];  // over the cluster, of this block's bins
   Sum all_bins;          // of this block
-  Sum added;
+  Sum added[2];          // in turn
   std::uint64_t best;
   int id;
   // Of this block alone.
@@ -94,18 +94,19 @@ __device__ inline Sum scan_block(Shared& s, const Sum& mine, Sum& total) {
   return warp_id() == 0 ? before : before + earlier;
 }
 
-// Over the cluster: of the warps before this one; `total` of all. `mine` is a warp's, the same in its lanes.
-__device__ inline Sum scan_warps(Shared& s, const Sum& mine, Sum& total) {
+// Over the cluster: of the warps before this one; `total` of all. `mine` is a warp's, the same in its lanes;
+// `turn` changes with every call, so that the last result may still be read.
+__device__ inline Sum scan_warps(Shared& s, const Sum& mine, Sum& total, int& turn) {
+  turn ^= 1;
   __syncthreads();
   if (lane_id() == 0) s.warps[warp_id()] = mine;
   __syncthreads();
   const Sum warps = scan_lanes(lane_id() < kWarps ? s.warps[lane_id()] : Sum{});
   const Sum earlier = shuffle(warps, warp_id()) - mine;
-  cluster_sync();  // the last ones are read
   const Sum block = shuffle(warps, kWarps - 1);
-  if (threadIdx.x == 0) s.added = block;
+  if (threadIdx.x == 0) s.added[turn] = block;
   cluster_sync();
-  const Sum blocks = scan_lanes(lane_id() < kBlocks ? *of_block(&s.added, lane_id()) : Sum{});
+  const Sum blocks = scan_lanes(lane_id() < kBlocks ? *of_block(&s.added[turn], lane_id()) : Sum{});
   total = shuffle(blocks, kBlocks - 1);
   const int rank = cluster_rank();
   const Sum blocks_before = shuffle(blocks, rank == 0 ? 0 : rank - 1);

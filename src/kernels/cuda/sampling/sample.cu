@@ -42,16 +42,26 @@ struct Slice {
   std::uint32_t best_key = 0;  // of the row
   float max = 0;
   float scale = 0;
+  mutable int turn = 0;  // of scan_warps
   __device__ std::int32_t distance(float logit) const { return distance_of(logit, max, scale); }
   __device__ std::uint64_t weight(float logit) const { return weight_at(distance(logit)); }
 };
 
-// Calls visit(index, logit, is_there) for all of a slice, whole warps at a time.
-template <class Visit>
-__device__ void for_each(const Slice& slice, Visit&& visit) {
-  for (int begin = 0; begin < slice.size; begin += kThreads) {
-    const int i = begin + static_cast<int>(threadIdx.x);
-    visit(i, i < slice.size ? slice.logits[i] : slice.max, i < slice.size);
+// Calls take(prepare(index, logit, is_there)) for all of a slice, whole warps at a time; several are prepared
+// at once, since loads and arithmetic take their time.
+template <class Prepare, class Take>
+__device__ void for_each(const Slice& slice, Prepare&& prepare, Take&& take) {
+  constexpr int kAtOnce = 4;
+  for (int begin = 0; begin < slice.size; begin += kAtOnce * kThreads) {
+    decltype(prepare(0, 0.0F, false)) items[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = begin + j * kThreads + static_cast<int>(threadIdx.x);
+      const bool is_there = i < slice.size;
+      items[j] = prepare(i, is_there ? slice.logits[i] : slice.max, is_there);
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) take(items[j]);
   }
 }
 
@@ -126,53 +136,46 @@ __device__ void apply_penalties(const SampleParams& p, const SampleRow& row, con
 template <class ToSum>
 __device__ Sum add_all(Shared& s, const Slice& slice, ToSum&& sum) {
   Sum mine{};
-#pragma unroll 4
+#pragma unroll 8
   for (int i = static_cast<int>(threadIdx.x); i < slice.size; i += kThreads)
     mine = mine + sum(slice.logits[i]);
   Sum total{};
-  scan_warps(s, add_lanes(mine), total);
+  scan_warps(s, add_lanes(mine), total, slice.turn);
   return total;
 }
 
-// The id of the token with which the sum of value(index) by id first exceeds target(total); the same in all
-// threads of the cluster. There is one.
-template <class Value, class Target>
-__device__ int locate(Shared& s, const Slice& slice, Value&& value, Target&& target) {
+// Calls found(index), in one thread of the cluster, for the token with which the sum of value(index) by id
+// first exceeds target(total). There is one.
+template <class Value, class Target, class Found>
+__device__ void locate(Shared& s, const Slice& slice, Value&& value, Target&& target, Found&& found) {
   const int begin = warp_id() * slice.segment;
   const int end = min(begin + slice.segment, slice.size);
   std::uint64_t mine = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (int i = begin + lane_id(); i < end; i += 32) mine += value(i);
   mine = add_lanes({mine, 0}).mass;
+  if (threadIdx.x == 0) s.owner = -1;
   Sum total{};
-  const std::uint64_t before = scan_warps(s, {mine, 0}, total).mass;
+  const std::uint64_t before = scan_warps(s, {mine, 0}, total, slice.turn).mass;
   const std::uint64_t wanted = target(total.mass);
-  if (threadIdx.x == 0) {
-    s.owner = -1;
-    s.id = -1;
-  }
-  __syncthreads();
   if (lane_id() == 0 && before <= wanted && wanted < before + mine) {
     s.owner = warp_id();
     s.owned = wanted - before;
   }
   __syncthreads();
-  if (s.owner >= 0) {  // all threads share the segment
-    const int share = (slice.segment + kThreads - 1) / kThreads;
-    const int segment_end = min((s.owner + 1) * slice.segment, slice.size);
-    const int first = s.owner * slice.segment + static_cast<int>(threadIdx.x) * share;
-    const int last = min(first + share, segment_end);
-    Sum piece{};
-    for (int i = first; i < last; ++i) piece.mass += value(i);
-    std::uint64_t through = scan_block(s, piece, total).mass;
-    if (through <= s.owned && s.owned < through + piece.mass) {
-      int i = first;
-      while ((through += value(i)) <= s.owned) ++i;
-      s.id = slice.begin + i;
-    }
-  }
-  cluster_sync();
-  return __reduce_max_sync(kAll, *of_block(&s.id, lane_id() % kBlocks));
+  if (s.owner < 0) return;
+  // All threads share the segment.
+  const int share = (slice.segment + kThreads - 1) / kThreads;
+  const int segment_end = min((s.owner + 1) * slice.segment, slice.size);
+  const int first = s.owner * slice.segment + static_cast<int>(threadIdx.x) * share;
+  const int last = min(first + share, segment_end);
+  Sum piece{};
+  for (int i = first; i < last; ++i) piece.mass += value(i);
+  std::uint64_t through = scan_block(s, piece, total).mass;
+  if (through > s.owned || s.owned >= through + piece.mass) return;
+  int i = first;
+  while ((through += value(i)) <= s.owned) ++i;
+  found(i);
 }
 
 // The first key whose distance is at least this; called by whole warps.
@@ -206,22 +209,26 @@ struct Range {
 __device__ Range bracket(Shared& s, const Slice& slice, int vocabulary, const Goal& goal, int shift,
                          const Cut& within) {
   clear_bins(s);
-  for_each(slice, [&](int i, float logit, bool is_there) {
+  struct Units {
+    std::uint32_t units;
+    int bin;
+  };
+  const auto prepare = [&](int i, float logit, bool is_there) {
     const std::int32_t distance = slice.distance(logit);
     const bool counts = is_there && distance < kNoWeight && within.keeps(logit, slice.begin + i);
-    const auto units = static_cast<std::uint32_t>(!counts        ? 0
-                                                  : goal.by_mass ? weight_at(distance) >> shift
-                                                                 : 1);
-    const unsigned lanes = __ballot_sync(kAll, units > 0);
-    if (units == 0) return;
-    const int bin = distance >> kBinShift;
+    const std::uint64_t units = goal.by_mass ? weight_at(distance) >> shift : 1;
+    return Units{counts ? static_cast<std::uint32_t>(units) : 0, distance >> kBinShift};
+  };
+  for_each(slice, prepare, [&](const Units& item) {
+    const unsigned lanes = __ballot_sync(kAll, item.units > 0);
+    if (item.units == 0) return;
     int is_same = 0;
-    __match_all_sync(lanes, bin, &is_same);
+    __match_all_sync(lanes, item.bin, &is_same);
     if (is_same == 0) {
-      atomicAdd(&s.count[bin], units);
+      atomicAdd(&s.count[item.bin], item.units);
     } else {  // flat distributions: as one
-      const unsigned sum = __reduce_add_sync(lanes, units);
-      if (lane_id() == __ffs(static_cast<int>(lanes)) - 1) atomicAdd(&s.count[bin], sum);
+      const unsigned sum = __reduce_add_sync(lanes, item.units);
+      if (lane_id() == __ffs(static_cast<int>(lanes)) - 1) atomicAdd(&s.count[item.bin], sum);
     }
   });
   sum_bins(s);
@@ -243,11 +250,19 @@ __device__ Range bracket(Shared& s, const Slice& slice, int vocabulary, const Go
 __device__ void add_keys(Shared& s, const Slice& slice, std::uint32_t first, std::uint32_t last, int shift) {
   constexpr int kHalf = 21;  // bits of a weight, and 32 times that fits in a word
   clear_bins(s);
-  for_each(slice, [&](int, float logit, bool is_there) {
+  struct Item {
+    std::uint32_t key;
+    float logit;
+    bool counts;
+  };
+  const auto prepare = [&](int, float logit, bool is_there) {
     const std::uint32_t key = key_of(logit);
-    const bool counts = is_there && key >= first && key <= last;
-    const unsigned lanes = __ballot_sync(kAll, counts);
-    if (!counts) return;
+    return Item{key, logit, is_there && key >= first && key <= last};
+  };
+  for_each(slice, prepare, [&](const Item& item) {
+    const unsigned lanes = __ballot_sync(kAll, item.counts);
+    if (!item.counts) return;
+    const auto [key, logit, counts] = item;
     const auto bin = static_cast<int>((key - first) >> shift);
     Sum sum{slice.weight(logit), 1};
     std::uint32_t low_key = key;
@@ -290,7 +305,10 @@ __device__ Cut find_cut(Shared& s, const Slice& slice, int vocabulary, int count
 
   Sum before{};
   if (first > slice.best_key) {
-    before = add_all(s, slice, [&](float logit) { return key_of(logit) < first ? sum_of(logit) : Sum{}; });
+    before = add_all(s, slice, [&](float logit) {
+      const Sum sum = sum_of(logit);
+      return key_of(logit) < first ? sum : Sum{};
+    });
   }
   Place place{};
   do {
@@ -309,23 +327,28 @@ __device__ Cut find_cut(Shared& s, const Slice& slice, int vocabulary, int count
       goal.by_mass ? (goal.wanted - before.mass + weight - 1) / weight : goal.wanted - before.count;
   Cut cut{.last = logit, .last_id = vocabulary, .mass = before.mass + ties * weight};
   if (ties < place.sum.count) {
-    cut.last_id = locate(
+    if (threadIdx.x == 0) s.id = -1;
+    __syncthreads();
+    locate(
         s, slice, [&](int i) { return std::uint64_t{slice.logits[i] == logit ? 1U : 0U}; },
-        [&](std::uint64_t) { return ties - 1; });
+        [&](std::uint64_t) { return ties - 1; }, [&](int i) { s.id = slice.begin + i; });
+    cluster_sync();
+    cut.last_id = __reduce_max_sync(kAll, *of_block(&s.id, lane_id() % kBlocks));
   }
   return cut;
 }
 
-__device__ int draw(Shared& s, const Slice& slice, const SampleRow& row, const Cut& cut) {
+__device__ void draw(Shared& s, const Slice& slice, const SampleRow& row, const Cut& cut, std::int32_t* id) {
   const std::uint64_t least_weight = wanted_weight(row.min_p);
+  const std::uint64_t bits = philox_bits(row.seed, row.index);
   const auto weight_if_kept = [&](int i) {
     const float logit = slice.logits[i];
-    const bool kept = cut.keeps(logit, slice.begin + i);
-    const std::uint64_t weight = kept ? slice.weight(logit) : 0;
-    return weight >= least_weight ? weight : 0;
+    const std::uint64_t weight = slice.weight(logit);
+    return cut.keeps(logit, slice.begin + i) && weight >= least_weight ? weight : 0;
   };
-  return locate(s, slice, weight_if_kept,
-                [&](std::uint64_t total) { return drawn_mass(row.seed, row.index, total); });
+  locate(
+      s, slice, weight_if_kept, [&](std::uint64_t total) { return high_product(bits, total); },
+      [&](int i) { *id = slice.begin + i; });
 }
 
 template <bool kInShared>
@@ -360,8 +383,7 @@ __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kThreads, 2) sample_
     Cut cut;
     if (row.top_k > 0) cut = find_cut(s, slice, p.vocabulary, row.top_k, 0, cut);
     if (row.top_p < 1) cut = find_cut(s, slice, p.vocabulary, 0, row.top_p, cut);
-    const int drawn = draw(s, slice, row, cut);
-    if (rank == 0 && threadIdx.x == 0) *id = drawn;
+    draw(s, slice, row, cut, id);
   }
   cluster_sync();  // nobody reads this block's shared memory any more
 }
