@@ -183,6 +183,39 @@ class DummyLlm : public ::testing::Test {
   fs::path dir_;
 };
 
+TEST_F(DummyLlm, MoeBackends) {
+  const auto logits = [&](const std::string& scheme, const std::string& backend) {
+    LlmOptions wanted = options();
+    wanted.device = "cpu";
+    wanted.experts_quantization = scheme;
+    wanted.moe_backend = backend;
+    const auto llm = load(wanted);
+    const auto result = llm->logits({.tokens = {5, 6, 7, 8, 9}});
+    EXPECT_TRUE(result.ok()) << scheme << ' ' << backend;
+    return result.ok() ? *result : std::vector<float>();
+  };
+  const std::vector<float> w4a16 = logits("mxfp4", "w4a16");
+  const std::vector<float> w4a8 = logits("mxfp4", "w4a8");
+  EXPECT_EQ(logits("mxfp4", "auto"), w4a16);
+  EXPECT_EQ(logits("mxfp4_w4a8", "auto"), w4a8);
+  EXPECT_EQ(logits("mxfp4_w4a8", "w4a16"), w4a16);
+  EXPECT_GT(max_difference(w4a8, w4a16), 0.0);
+  EXPECT_EQ(logits("", "fp8"), logits("fp8_w8a8", "auto"));
+  EXPECT_EQ(logits("int4", "w4a8"), logits("int4_w4a8", "auto"));
+  // Another order of sums, and on the tier with bf16 products none of those.
+  EXPECT_LE(max_difference(logits("mxfp4", "reference"), w4a16),
+            0.05 * max_difference(w4a16, std::vector<float>(w4a16.size())));
+
+  LlmOptions wrong = options();
+  wrong.device = "cpu";
+  wrong.moe_backend = "w4a4";
+  EXPECT_EQ(load_error(wrong).code, ErrorCode::bad_input);
+  wrong.moe_backend = "w4a8";  // of bf16 experts
+  const Error error = load_error(wrong);
+  EXPECT_EQ(error.code, ErrorCode::unsupported);
+  EXPECT_THAT(error.message, HasSubstr("w4a8: mxfp4, nvfp4, int4"));
+}
+
 TEST_F(DummyLlm, StreamsTheTextOfTheReply) {
   const auto llm = load(options());
   ASSERT_NE(llm, nullptr);

@@ -72,9 +72,14 @@ std::vector<Bounded> quantised_fp8(const std::vector<Bounded>& hidden) {
     for (std::size_t i = begin; i < end; ++i) {
       const double value = static_cast<double>(rounded_to_e4m3(hidden[i].value, scale)) * scale;
       double bound = 4.0 * kEpsF32 * std::abs(value);
-      for (const double s : {low / 448.0 * (1.0 - 0x1p-22), high / 448.0 * (1.0 + 0x1p-22)}) {
-        for (const double v : {hidden[i].value - hidden[i].bound, hidden[i].value + hidden[i].bound}) {
-          bound = std::max(bound, std::abs(static_cast<double>(rounded_to_e4m3(v, s)) * s - value));
+      const double scales[2] = {low / 448.0 * (1.0 - 0x1p-22), high / 448.0 * (1.0 + 0x1p-22)};
+      // Codes grow with the value and shrink with the scale: the ends of all three give the extremes.
+      for (const double v : {hidden[i].value - hidden[i].bound, hidden[i].value + hidden[i].bound}) {
+        for (const double divisor : scales) {
+          for (const double factor : scales) {
+            const double other = static_cast<double>(rounded_to_e4m3(v, divisor)) * factor;
+            bound = std::max(bound, std::abs(other - value));
+          }
         }
       }
       result.push_back({.value = value, .bound = bound});

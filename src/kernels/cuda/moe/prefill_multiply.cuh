@@ -132,9 +132,15 @@ struct HalfScales {
   std::uint32_t words;  // bytes: high bytes of the f16s
 
   __device__ __forceinline__ explicit HalfScales(std::uint32_t bytes) {
-    // Fields from 224 on count: those with the upper three bits set, which become a byte of ones.
-    const std::uint32_t in_range = __byte_perm(bytes & (bytes << 1) & (bytes << 2), 0U, 0xBA98);
-    words = (bytes & in_range & 0x1F1F1F1FU) << 2;
+    constexpr std::uint32_t kTop = 0xE0E0E0E0U;  // fields from 224 on
+    std::uint32_t fields = bytes & ~kTop;
+    if ((bytes & kTop) != kTop) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if ((bytes >> (8 * i) & 0xE0U) != 0xE0U) fields &= ~(0xFFU << (8 * i));
+      }
+    }
+    words = fields << 2;
   }
   // Of the block's 32 columns `chunk`, twice.
   [[nodiscard]] __device__ __forceinline__ RowOperands operands(int chunk) const {

@@ -6,14 +6,14 @@ namespace nibble::kernels::cuda::moe {
 namespace {
 
 constexpr std::array kThresholds = {
-    MoeThreshold{Format::mxfp4, Hidden::plain, 8.0F, MoeKernel::middle},
-    MoeThreshold{Format::mxfp4, Hidden::plain, 48.0F, MoeKernel::prefill},
-    MoeThreshold{Format::mxfp4, Hidden::fp8, 8.0F, MoeKernel::middle_fp8},
-    MoeThreshold{Format::mxfp4, Hidden::fp8, 32.0F, MoeKernel::prefill_fp8},
-    MoeThreshold{Format::nvfp4, Hidden::plain, 8.0F, MoeKernel::middle},
-    MoeThreshold{Format::nvfp4, Hidden::plain, 48.0F, MoeKernel::prefill},
-    MoeThreshold{Format::nvfp4, Hidden::fp8, 8.0F, MoeKernel::middle},
-    MoeThreshold{Format::nvfp4, Hidden::fp8, 48.0F, MoeKernel::prefill},
+    MoeThreshold{Format::mxfp4, Hidden::plain, 5.0F, MoeKernel::middle},
+    MoeThreshold{Format::mxfp4, Hidden::plain, 28.0F, MoeKernel::prefill},
+    MoeThreshold{Format::mxfp4, Hidden::fp8, 5.0F, MoeKernel::middle_fp8},
+    MoeThreshold{Format::mxfp4, Hidden::fp8, 28.0F, MoeKernel::prefill_fp8},
+    MoeThreshold{Format::nvfp4, Hidden::plain, 5.0F, MoeKernel::middle},
+    MoeThreshold{Format::nvfp4, Hidden::plain, 28.0F, MoeKernel::prefill},
+    MoeThreshold{Format::nvfp4, Hidden::fp8, 5.0F, MoeKernel::middle},
+    MoeThreshold{Format::nvfp4, Hidden::fp8, 28.0F, MoeKernel::prefill},
 };
 
 }  // namespace
