@@ -145,10 +145,10 @@ Result<std::unique_ptr<Llm::Impl>> Llm::Impl::load(const LlmOptions& options,
   NIB_TRY(impl->tokenizer, load_tokenizer(parsed.tokenizer_dir));
   const std::uint64_t available = engine::available_memory(*impl->device);
   if (plan.weight_bytes >= available) {
-    return out_of_memory(
-        fmt::format("the weights need {} bytes of memory, {} are available; use a smaller model or a format of "
-                    "fewer bits (--quantization)",
-                    plan.weight_bytes, available));
+    return out_of_memory(fmt::format(
+        "the weights need {} bytes of memory, {} are available; use a smaller model or a format of "
+        "fewer bits (--quantization)",
+        plan.weight_bytes, available));
   }
   NIB_TRY(const engine::EngineSizes sizes,
           engine::choose_sizes(*plan.shape, backend, parsed.size, available - plan.weight_bytes));
