@@ -254,6 +254,7 @@ TEST_P(LinearTest, Fp8Activations) {
       MatrixCase{quant::WeightFormat::fp8, 33, 200, {.group_k = 200}},
       MatrixCase{quant::WeightFormat::fp8, 24, 640, {.group_k = 256}},
       MatrixCase{quant::WeightFormat::fp8, 40, 320, {.group_k = 64}},
+      MatrixCase{quant::WeightFormat::fp8, 184, 256},
       MatrixCase{quant::WeightFormat::fp8, 272, 1100},
       MatrixCase{quant::WeightFormat::mxfp4, 33, 160},
       MatrixCase{quant::WeightFormat::mxfp4, 272, 1120},

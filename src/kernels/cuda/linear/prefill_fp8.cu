@@ -193,8 +193,7 @@ __device__ __forceinline__ void load_operand(const std::byte* stage, const RowsO
 template <class C>
 using Sums = float[C::kParts][kPartTokens / 2];
 
-// sums += part * scales; kSame: both rows have the same.
-template <bool kSame>
+// sums += part * scales.
 __device__ __forceinline__ void add_part(const float* input_scales, const float (&scale)[2], int lane,
                                          const float (&part)[kPartTokens / 2],
                                          float (&sums)[kPartTokens / 2]) {
@@ -202,7 +201,7 @@ __device__ __forceinline__ void add_part(const float* input_scales, const float 
   for (int j = 0; j < kPartTokens / 8; ++j) {
     const float2 of_tokens = *reinterpret_cast<const float2*>(input_scales + j * 8 + lane % 4 * 2);
     const float low[2] = {of_tokens.x * scale[0], of_tokens.y * scale[0]};
-    const float high[2] = {kSame ? low[0] : of_tokens.x * scale[1], kSame ? low[1] : of_tokens.y * scale[1]};
+    const float high[2] = {of_tokens.x * scale[1], of_tokens.y * scale[1]};
     sums[4 * j] = fmaf(part[4 * j], low[0], sums[4 * j]);
     sums[4 * j + 1] = fmaf(part[4 * j + 1], low[1], sums[4 * j + 1]);
     sums[4 * j + 2] = fmaf(part[4 * j + 2], high[0], sums[4 * j + 2]);
@@ -211,7 +210,7 @@ __device__ __forceinline__ void add_part(const float* input_scales, const float 
 }
 
 // The products of a stage, part by part.
-template <class C, bool kSame>
+template <class C>
 __device__ __forceinline__ void multiply_stage(const std::byte* stage, const Operand& operand, int lane,
                                                Sums<C>& sums) {
   const std::uint64_t inputs = k_major(shared_address(stage));
@@ -228,12 +227,11 @@ __device__ __forceinline__ void multiply_stage(const std::byte* stage, const Ope
     wgmma_commit();
     if (i == 0) continue;
     wgmma_wait<1>();
-    add_part<kSame>(input_scales + (i - 1) * kPartTokens, operand.scale, lane, part[(i - 1) % 2],
-                    sums[i - 1]);
+    add_part(input_scales + (i - 1) * kPartTokens, operand.scale, lane, part[(i - 1) % 2], sums[i - 1]);
   }
   wgmma_wait<0>();
-  add_part<kSame>(input_scales + (C::kParts - 1) * kPartTokens, operand.scale, lane,
-                  part[(C::kParts - 1) % 2], sums[C::kParts - 1]);
+  add_part(input_scales + (C::kParts - 1) * kPartTokens, operand.scale, lane, part[(C::kParts - 1) % 2],
+           sums[C::kParts - 1]);
 }
 
 template <class C>
@@ -253,11 +251,7 @@ __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Rin
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(kStageBlocks, blocks.end - block);
     load_operand<C>(stage, rows, count, lane, operand);
-    if (!C::kGated && __all_sync(0xFFFFFFFFU, operand.scale[0] == operand.scale[1])) {
-      multiply_stage<C, true>(stage, operand, lane, sums);
-    } else {
-      multiply_stage<C, false>(stage, operand, lane, sums);
-    }
+    multiply_stage<C>(stage, operand, lane, sums);
     if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
   }

@@ -1,8 +1,9 @@
 // Launches of the prefill products: many tokens per expert, 4-bit floats.
 //
 // Tokens lie as the copy engine and wgmma want them: of each tile, per panel of 128 bytes of columns (64 bf16
-// or 128 E4M3), atoms of 8 tokens x 128 bytes whose 16-byte pieces are swizzled. E4M3 columns are permuted
-// within a piece (fp8_position), and have a scale per token and panel, [tile][panel][padded tokens].
+// or 128 E4M3), atoms of 8 tokens x 128 bytes whose 16-byte pieces are swizzled. A piece of E4M3 is 16
+// columns as the packed weights' lanes hold theirs (layout.h): bytes 4t to 4t + 3 are columns 2t, 2t + 1, 2t
+// + 8 and 2t + 9. E4M3 has a scale per token and panel, [tile][panel][padded tokens].
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -39,10 +39,6 @@ __device__ __forceinline__ std::int64_t scale_offset(const Tile& tile, int panel
   return std::int64_t{tile.begin} * panels + std::int64_t{panel} * padded_tokens(tile) + token;
 }
 
-// Where column c of 16 lies in a piece of E4M3: as the packed weights' lanes hold theirs (layout.h), row g of
-// lane t has columns 2t, 2t + 1, 2t + 8 and 2t + 9 in the bytes that wgmma takes for columns 4t to 4t + 3.
-__host__ __device__ constexpr int fp8_position(int c) { return c % 8 / 2 * 4 + c / 8 * 2 + c % 2; }
-
 // quant/activations.h: the scale of a group of inputs.
 __device__ __forceinline__ float fp8_scale(float largest) {
   constexpr float kFloor = 1e-12F;
