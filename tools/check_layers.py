@@ -23,7 +23,7 @@ LAYERS = {
     "layers": ("layers/", "core/", "comm/", KERNELS, *RESULTS),
     "models": ("models/", "formats/", *BELOW_MODELS, "nibble/checkpoint.h", "nibble/quantize.h", *RESULTS),
     "engine": ("engine/", "models/model.h", "models/registry.h", "layers/context.h", KERNELS, "comm/", "core/", "nibble/"),
-    "modules": ("modules/", "engine/page_pool.h", "engine/device_batch.h", "engine/host_memory.h", "layers/", "quant/", KERNELS, "comm/", "core/", "nibble/"),
+    "modules": ("modules/", "engine/device_options.h", "engine/page_pool.h", "engine/device_batch.h", "engine/host_memory.h", "layers/", "quant/", KERNELS, "comm/", "core/", "nibble/"),
     "apps": ("nibble/", "cli/", "server/", "python/"),
 }
 # One file -> what it may include besides, because it joins two worlds.

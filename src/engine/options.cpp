@@ -2,42 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <string_view>
+#include "engine/device_options.h"
 
 namespace nibble::engine {
 namespace {
-
-constexpr int kMaxThreads = 1024;
-
-Result<kernels::DeviceOptions> parse_device(const LlmOptions& options) {
-  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
-    return bad_input(fmt::format("device '{}' is unknown; use auto, cpu or cuda", options.device));
-  }
-  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    return bad_input(
-        fmt::format("threads is {}, must be from 0 (all cores) to {}", options.num_threads, kMaxThreads));
-  }
-  const char* isa = std::getenv("NIBBLE_ISA");
-  const std::string tier = !options.isa.empty() || isa == nullptr ? options.isa : isa;
-  // Who names a tier of the CPU's kernels means the CPU.
-  const bool on_gpu = options.device == "cuda" ||
-                      (options.device == "auto" && tier.empty() && !kernels::cuda_devices().names.empty());
-  return kernels::DeviceOptions{
-      .kind = on_gpu ? DeviceKind::cuda : DeviceKind::cpu, .num_threads = options.num_threads, .isa = tier};
-}
-
-Result<DType> parse_cache_dtype(std::string_view name, DeviceKind device) {
-  // On the CPU float32 costs twice the memory of bf16 and keeps the results of the reference; a step reads
-  // far more weights than cache. A GPU's matrix units take bf16 anyway.
-  if (name == "auto") return device == DeviceKind::cuda ? DType::bf16 : DType::f32;
-  if (name == "f32") return DType::f32;
-  if (name == "bf16") return DType::bf16;
-  if (name == "fp8" || name == "fp8_e4m3") return DType::f8_e4m3;
-  if (name == "fp8_e5m2") return DType::f8_e5m2;
-  return bad_input(
-      fmt::format("kv_cache_dtype '{}' is unknown; use auto, f32, bf16, fp8, fp8_e4m3 or fp8_e5m2", name));
-}
 
 Result<models::LoadOptions> parse_load(const LlmOptions& options, DeviceKind device) {
   if (options.model.empty() && !(options.dummy_weights && !options.config.empty())) {
@@ -56,7 +24,7 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options, DeviceKind dev
   if (options.num_hidden_layers > 0 && !options.dummy_weights) {
     return bad_input("num_hidden_layers shortens a model with dummy weights only (--load-format dummy)");
   }
-  NIB_TRY(const DType cache_dtype, parse_cache_dtype(options.kv_cache_dtype, device));
+  NIB_TRY(const DType cache_dtype, parse_cache_dtype(options.kv_cache_dtype, device, "kv_cache_dtype"));
   NIB_TRY(const models::MoeBackend moe_backend, models::parse_moe_backend(options.moe_backend));
   return models::LoadOptions{.dir = options.model,
                              .config = options.config,
@@ -77,7 +45,7 @@ Result<models::LoadOptions> parse_load(const LlmOptions& options, DeviceKind dev
 
 Result<ParsedOptions> parse_options(const LlmOptions& options) {
   ParsedOptions parsed;
-  NIB_TRY(parsed.device, parse_device(options));
+  NIB_TRY(parsed.device, parse_device_options(options.device, options.num_threads, options.isa, "threads"));
   NIB_TRY(parsed.load, parse_load(options, parsed.device.kind));
   parsed.device.reference_moe = parsed.load.quant.moe_backend == models::MoeBackend::reference;
   if (options.max_model_len < 0) {

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
+#include "engine/device_options.h"
 #include "kernels/native_stream.h"
 #include "modules/guard.h"
 
@@ -16,25 +16,6 @@ namespace {
 constexpr std::uint64_t kMaxCallerKey = std::uint64_t{1} << 62;
 // Recordings of calls with ever new addresses are worth nothing: then all begin again.
 constexpr std::size_t kMaxRecordings = 1024;
-
-constexpr int kMaxThreads = 1024;
-
-Result<kernels::DeviceOptions> parse(const ModuleDeviceOptions& options) {
-  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
-    return bad_input(fmt::format("device '{}' is unknown; use auto, cpu or cuda", options.device));
-  }
-  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    return bad_input(
-        fmt::format("num_threads is {}, must be from 0 (all cores) to {}", options.num_threads, kMaxThreads));
-  }
-  const char* isa = std::getenv("NIBBLE_ISA");
-  const std::string tier = !options.isa.empty() || isa == nullptr ? options.isa : isa;
-  // Who names a tier of the CPU's kernels means the CPU.
-  const bool on_gpu = options.device == "cuda" ||
-                      (options.device == "auto" && tier.empty() && !kernels::cuda_devices().names.empty());
-  return kernels::DeviceOptions{
-      .kind = on_gpu ? DeviceKind::cuda : DeviceKind::cpu, .num_threads = options.num_threads, .isa = tier};
-}
 
 }  // namespace
 
@@ -56,7 +37,8 @@ ModuleDevice::~ModuleDevice() = default;
 
 Result<std::shared_ptr<ModuleDevice>> ModuleDevice::open(const ModuleDeviceOptions& options) {
   return modules::guarded([&]() -> Result<std::shared_ptr<ModuleDevice>> {
-    NIB_TRY(const kernels::DeviceOptions parsed, parse(options));
+    NIB_TRY(const kernels::DeviceOptions parsed,
+            engine::parse_device_options(options.device, options.num_threads, options.isa, "num_threads"));
     auto impl = std::make_unique<Impl>();
     NIB_TRY(impl->device, kernels::make_device(parsed));
     impl->description = impl->device->description();

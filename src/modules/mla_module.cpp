@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/device_options.h"
 #include "kernels/cache_layout.h"
 #include "modules/guard.h"
 #include "modules/packing.h"
@@ -66,21 +67,10 @@ Status check_yarn(const YarnScaling& y) {
                   y.factor, y.beta_fast, y.beta_slow, y.original_max_position_embeddings));
 }
 
-Result<DType> parse_cache_dtype(const std::string& name, DeviceKind device) {
-  // A GPU's matrix units take bf16 anyway; on a CPU float32 keeps the reference's results.
-  if (name == "auto") return device == DeviceKind::cuda ? DType::bf16 : DType::f32;
-  if (name == "f32") return DType::f32;
-  if (name == "bf16") return DType::bf16;
-  if (name == "fp8" || name == "fp8_e4m3") return DType::f8_e4m3;
-  if (name == "fp8_e5m2") return DType::f8_e5m2;
-  return bad_input(
-      fmt::format("cache_dtype '{}' is unknown; use auto, f32, bf16, fp8, fp8_e4m3 or fp8_e5m2", name));
-}
-
 Result<MlaSettings> settings_of(const MlaModuleConfig& c, DeviceKind device) {
   NIB_TRY_STATUS(check_sizes(c));
   MlaSettings s;
-  NIB_TRY(s.cache_dtype, parse_cache_dtype(c.cache_dtype, device));
+  NIB_TRY(s.cache_dtype, engine::parse_cache_dtype(c.cache_dtype, device, "cache_dtype"));
   s.rope = {.dim = c.qk_rope_head_dim, .theta = c.rope_theta};
   if (c.yarn) {
     NIB_TRY_STATUS(check_yarn(*c.yarn));

@@ -111,10 +111,22 @@ class TopkGateTest : public KernelTest {
                                                                        std::span<const float> logits,
                                                                        std::span<const float> bias) {
     const HostTensor view({m, c.num_experts}, logits, 3);
+    TopkGateArgs inputs{};
+    inputs.logits = view.view();
+    return run(c, inputs, bias);
+  }
+
+  // Of `inputs` only what the logits come from is looked at.
+  static std::pair<std::vector<std::int32_t>, std::vector<float>> run(const GateCase& c,
+                                                                      const TopkGateArgs& inputs,
+                                                                      std::span<const float> bias) {
+    const std::int64_t m = inputs.logits.dim(0);
     const auto slots = static_cast<std::size_t>(m * c.topk);
     std::vector<std::int32_t> ids(slots, -7);
     std::vector<float> weights(slots, NAN);
-    device().table().topk_gate(device().exec(), {.logits = view.view(),
+    device().table().topk_gate(device().exec(), {.logits = inputs.logits,
+                                                 .gate = inputs.gate,
+                                                 .x = inputs.x,
                                                  .correction_bias = bias.empty() ? nullptr : bias.data(),
                                                  .scoring = c.scoring,
                                                  .group_score = c.group_score,
@@ -172,24 +184,13 @@ TEST_P(TopkGateTest, MakesItsLogits) {
               device().exec(),
               {.x = x.view(), .w = gate.packed, .y = logits.view(), .precision = Precision::exact});
           const auto [ids, weights] = this->gate(c, m, logits.values(), {});
-          const auto slots = static_cast<std::size_t>(m * c.topk);
-          std::vector<std::int32_t> own_ids(slots, -7);
-          std::vector<float> own_weights(slots, NAN);
-          device().table().topk_gate(device().exec(), {.logits = room.view(),
-                                                       .gate = &gate.packed,
-                                                       .x = x.view(),
-                                                       .correction_bias = nullptr,
-                                                       .scoring = c.scoring,
-                                                       .group_score = c.group_score,
-                                                       .n_group = c.n_group,
-                                                       .topk_group = c.topk_group,
-                                                       .topk = c.topk,
-                                                       .norm_topk_prob = c.norm_topk_prob,
-                                                       .routed_scaling_factor = c.scaling,
-                                                       .topk_ids = own_ids.data(),
-                                                       .topk_weights = own_weights.data()});
+          TopkGateArgs inputs{};
+          inputs.logits = room.view();
+          inputs.gate = &gate.packed;
+          inputs.x = x.view();
+          const auto [own_ids, own_weights] = run(c, inputs, {});
           EXPECT_EQ(own_ids, ids);
-          for (std::size_t i = 0; i < slots; ++i) {
+          for (std::size_t i = 0; i < weights.size(); ++i) {
             ASSERT_NEAR(own_weights[i], weights[i], 1e-4 * std::abs(weights[i]) + 1e-12);
           }
           EXPECT_TRUE(x.guards_intact() && room.guards_intact());
