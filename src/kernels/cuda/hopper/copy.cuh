@@ -28,17 +28,6 @@ __device__ __forceinline__ void bulk_copy(std::uint32_t to, const void* from, st
       : "memory");
 }
 
-// As bulk_copy, to the same place in every block of the cluster whose bit is set in `blocks`; the bytes count
-// on each one's own barrier at the address of this one's.
-__device__ __forceinline__ void bulk_copy_to_all(std::uint32_t to, const void* from, std::uint32_t bytes,
-                                                 std::uint32_t barrier, std::uint16_t blocks) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      " [%0], [%1], %2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
-      : "memory");
-}
-
 // Copies a box of the map at (column, row) to shared memory and counts its bytes on the barrier.
 __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap& map, int column, int row,
                                          std::uint32_t barrier, std::uint64_t cache_policy) {
