@@ -13,6 +13,7 @@ KernelTable counting_kernels() {
   return {
       .embed = count_only<EmbedArgs>,
       .linear = count_only<LinearArgs>,
+      .linear_pair = count_only<LinearPairArgs>,
       .gated_linear = count_only<GatedLinearArgs>,
       .head_linear = count_only<HeadLinearArgs>,
       .head_linear_transposed = count_only<HeadLinearTransposedArgs>,

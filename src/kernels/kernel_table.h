@@ -15,6 +15,7 @@ namespace nibble::kernels {
 struct KernelTable {
   void (*embed)(Exec&, const EmbedArgs&) = nullptr;
   void (*linear)(Exec&, const LinearArgs&) = nullptr;
+  void (*linear_pair)(Exec&, const LinearPairArgs&) = nullptr;
   void (*gated_linear)(Exec&, const GatedLinearArgs&) = nullptr;
   void (*head_linear)(Exec&, const HeadLinearArgs&) = nullptr;
   void (*head_linear_transposed)(Exec&, const HeadLinearTransposedArgs&) = nullptr;

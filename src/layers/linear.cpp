@@ -2,6 +2,8 @@
 
 namespace nibble::layers {
 
+using kernels::Precision;
+
 void Linear::forward(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
   if (ctx.records_inputs()) ctx.inputs->record({.weights = {&weight_}, .x = x, .rows = {}});
@@ -10,6 +12,20 @@ void Linear::forward(Context& ctx, TensorView x, TensorView y) const {
 
 void Linear::forward(Context& ctx, const QuantizedInput& x, TensorView y) const {
   run(ctx, x.as(activations()), y, false);
+}
+
+void Linear::forward_with(Context& ctx, const QuantizedInput& x, TensorView y, const Linear& other,
+                          TensorView other_y) const {
+  if (activations() != other.activations() || precision_ != Precision::fast ||
+      other.precision_ != Precision::fast) {
+    forward(ctx, x, y);
+    return other.forward(ctx, x, other_y);
+  }
+  ctx.table.linear_pair(ctx.exec, {.x = x.as(activations()),
+                                   .first = weight_,
+                                   .first_y = y,
+                                   .second = other.weight_,
+                                   .second_y = other_y});
 }
 
 void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const {

@@ -22,6 +22,9 @@ class Linear {
   void forward(Context& ctx, TensorView x, TensorView y) const;
   // The same for an input that other layers share; it is not recorded as a LinearInput here.
   void forward(Context& ctx, const QuantizedInput& x, TensorView y) const;
+  // y = x * W^T of this layer and other_y of the other, which shares the input.
+  void forward_with(Context& ctx, const QuantizedInput& x, TensorView y, const Linear& other,
+                    TensorView other_y) const;
   // y += x * W^T.
   void forward_add(Context& ctx, TensorView x, TensorView y) const;
 

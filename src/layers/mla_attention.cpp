@@ -52,6 +52,7 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
   const std::int64_t heads = config_.num_attention_heads;
   const TensorView q = ctx.arena.tensor(DType::f32, {m, heads, config_.qk_head_dim()});
   const Step step{.batch = batch,
+                  .rope = rope,
                   .cache = cache,
                   .page_size = page_size,
                   .q_nope = q.columns(0, config_.qk_nope_head_dim),
@@ -64,23 +65,11 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
         {.weights = {&first_query.weight(), &weights_.kv_a_proj_with_mqa.weight()}, .x = x, .rows = {}});
   }
   const TensorView kv_a = ctx.arena.tensor(DType::f32, {m, config_.kv_lora_rank + config_.qk_rope_head_dim});
-  weights_.kv_a_proj_with_mqa.forward(ctx, input, kv_a);
-  const TensorView q_in = project_input(ctx, input, m, q);
-  const auto prepare_queries = [&] {
-    expand_queries(ctx, q_in, q);
-    rope.forward(ctx, step.q_pe, batch.arrays().positions);
-  };
-  const auto prepare_cache = [&] { write_cache(ctx, rope, step, kv_a); };
-  ctx.run_concurrently(prepare_queries, prepare_cache);
+  const TensorView q_in = weights_.q_proj ? flat(q) : ctx.arena.tensor(DType::f32, {m, config_.q_lora_rank});
+  first_query.forward_with(ctx, input, q_in, weights_.kv_a_proj_with_mqa, kv_a);
+  ctx.run_concurrently([&] { expand_queries(ctx, q_in, q); }, [&] { write_cache(ctx, step, kv_a); });
   attend(ctx, step);
   weights_.o_proj.forward(ctx, flat(step.o), y);
-}
-
-TensorView MlaAttention::project_input(Context& ctx, const QuantizedInput& x, std::int64_t m,
-                                       TensorView q) const {
-  const TensorView y = weights_.q_proj ? flat(q) : ctx.arena.tensor(DType::f32, {m, config_.q_lora_rank});
-  (weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj).forward(ctx, x, y);
-  return y;
 }
 
 void MlaAttention::expand_queries(Context& ctx, TensorView q_a, TensorView q) const {
@@ -89,19 +78,23 @@ void MlaAttention::expand_queries(Context& ctx, TensorView q_a, TensorView q) co
   weights_.q_b_proj->forward(ctx, q_a, flat(q));
 }
 
-void MlaAttention::write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView kv_a) const {
+void MlaAttention::write_cache(Context& ctx, const Step& step, TensorView kv_a) const {
   const TensorView latent = kv_a.columns(0, config_.kv_lora_rank);
   const TensorView k_pe = kv_a.columns(config_.kv_lora_rank, kv_a.dim(1));
   const kernels::CacheEntryPrologue prologue{.norm_weight = weights_.kv_a_layernorm.weight().f32(),
                                              .norm_eps = weights_.kv_a_layernorm.eps(),
                                              .positions = step.batch.arrays().positions,
-                                             .cos = rope.cos(),
-                                             .sin = rope.sin()};
+                                             .cos = step.rope.cos(),
+                                             .sin = step.rope.sin()};
   ctx.table.cache_write(ctx.exec, {.latent = latent,
                                    .k_pe = k_pe,
                                    .slot_mapping = step.batch.arrays().slot_mapping,
                                    .cache = step.cache,
                                    .prologue = &prologue});
+}
+
+void MlaAttention::rotate(Context& ctx, const Step& step, std::int64_t begin, std::int64_t end) const {
+  step.rope.forward(ctx, step.q_pe.rows(begin, end), step.batch.arrays().positions + begin);
 }
 
 void MlaAttention::attend(Context& ctx, const Step& step) const {
@@ -158,6 +151,7 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
   ctx.table.head_linear(ctx.exec, {.x = kv_b_input, .w = weights_.w_uv, .y = v});
   const std::int64_t begin = at(batch.cu_seqlens_q, seq_idx);
   const std::int64_t end = at(batch.cu_seqlens_q, seq_idx + 1);
+  rotate(ctx, step, begin, end);
   ctx.table.mha(ctx.exec, {.q_nope = step.q_nope.rows(begin, end),
                            .q_pe = step.q_pe.rows(begin, end),
                            .k_nope = k_nope,
@@ -177,8 +171,11 @@ void MlaAttention::attend_absorbed(Context& ctx, const Step& step, std::int32_t 
   const BatchArrays arrays = batch.arrays();
   const TensorView q_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
   const TensorView o_latent = ctx.arena.tensor(DType::f32, {end - begin, heads, config_.kv_lora_rank});
-  ctx.table.head_linear_transposed(ctx.exec,
-                                   {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent});
+  const auto fold_w_uk = [&] {
+    ctx.table.head_linear_transposed(ctx.exec,
+                                     {.x = step.q_nope.rows(begin, end), .w = weights_.w_uk, .y = q_latent});
+  };
+  ctx.run_concurrently(fold_w_uk, [&] { rotate(ctx, step, begin, end); });
   ctx.table.mla_absorbed(
       ctx.exec, {.q_latent = q_latent,
                  .q_pe = step.q_pe.rows(begin, end),

@@ -52,18 +52,19 @@ class MlaAttention {
   // Views of one step's activations, named as in the paper.
   struct Step {
     const ForwardBatch& batch;
+    const Rope& rope;
     const TensorView& cache;
     std::int32_t page_size;
     TensorView q_nope;  // [m, heads, qk_nope_head_dim]
-    TensorView q_pe;    // [m, heads, qk_rope_head_dim], rotated
+    TensorView q_pe;    // [m, heads, qk_rope_head_dim]; its rows are rotated by what attends
     TensorView o;       // [m, heads, v_head_dim]
   };
 
-  // The layer's first product for queries: q itself, or q_a of q_lora_rank values, which expand_queries turns
-  // into q.
-  TensorView project_input(Context& ctx, const QuantizedInput& x, std::int64_t m, TensorView q) const;
+  // From the layer's first product for queries, which is q itself or q_a of q_lora_rank values.
   void expand_queries(Context& ctx, TensorView q_a, TensorView q) const;
-  void write_cache(Context& ctx, const Rope& rope, const Step& step, TensorView kv_a) const;
+  void write_cache(Context& ctx, const Step& step, TensorView kv_a) const;
+  // Query rows [begin, end).
+  void rotate(Context& ctx, const Step& step, std::int64_t begin, std::int64_t end) const;
   void attend(Context& ctx, const Step& step) const;
   void attend_counting(Context& ctx, const Step& step) const;
   void attend_naive(Context& ctx, const Step& step, std::int32_t seq_idx, std::int64_t length) const;

@@ -23,6 +23,15 @@ struct LinearArgs {
   Precision precision = Precision::fast;
 };
 
+// Two products of one input: y = x * w^T of both.
+struct LinearPairArgs {
+  TensorView x;          // [m, k] f32
+  const Weight& first;   // one group, [n, k]
+  TensorView first_y;    // [m, n] f32
+  const Weight& second;  // one group, [n', k]
+  TensorView second_y;   // [m, n'] f32
+};
+
 // y = silu(x * gate^T) * (x * up^T), the first half of a gated MLP.
 struct GatedLinearArgs {
   TensorView x;        // [m, k] f32

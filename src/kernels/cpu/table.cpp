@@ -15,6 +15,10 @@ namespace {
 template <const Tier& (*Get)()>
 void overlay(KernelTable& t) {
   t.linear = [](Exec& exec, const LinearArgs& a) { linear(Get(), exec, a); };
+  t.linear_pair = [](Exec& exec, const LinearPairArgs& a) {
+    linear(Get(), exec, {.x = a.x, .w = a.first, .y = a.first_y});
+    linear(Get(), exec, {.x = a.x, .w = a.second, .y = a.second_y});
+  };
   t.gated_linear = [](Exec& exec, const GatedLinearArgs& a) { gated_linear(Get(), exec, a); };
   t.head_linear = [](Exec& exec, const HeadLinearArgs& a) { head_linear(Get(), exec, a); };
   t.head_linear_transposed = [](Exec& exec, const HeadLinearTransposedArgs& a) {

@@ -10,13 +10,14 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-// The first lane's blocks go before the second's: what runs beside it may fill gaps, not make them.
+// The second lane's blocks go before the first's: what runs there must not queue behind kernels of the first
+// lane that take all multiprocessors.
 cudaStream_t make_stream(bool first) {
   int lowest = 0;
   int highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, first ? highest : lowest),
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, first ? lowest : highest),
         "cudaStreamCreate");
   return stream;
 }

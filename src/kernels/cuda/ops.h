@@ -9,6 +9,7 @@ namespace nibble::kernels::cuda {
 // linear/
 void embed(Exec& exec, const EmbedArgs& args);
 void linear(Exec& exec, const LinearArgs& args);
+void linear_pair(Exec& exec, const LinearPairArgs& args);
 void gated_linear(Exec& exec, const GatedLinearArgs& args);
 void head_linear(Exec& exec, const HeadLinearArgs& args);
 void head_linear_transposed(Exec& exec, const HeadLinearTransposedArgs& args);

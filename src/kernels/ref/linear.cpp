@@ -55,6 +55,11 @@ void linear(Exec& exec, const LinearArgs& args) {
   });
 }
 
+void linear_pair(Exec& exec, const LinearPairArgs& args) {
+  linear(exec, {.x = args.x, .w = args.first, .y = args.first_y});
+  linear(exec, {.x = args.x, .w = args.second, .y = args.second_y});
+}
+
 void gated_linear(Exec& exec, const GatedLinearArgs& args) {
   const WeightShape& w = args.gate.shape;
   check_product(args.x, w, args.y);

@@ -8,6 +8,7 @@ KernelTable kernels() {
   return {
       .embed = embed,
       .linear = linear,
+      .linear_pair = linear_pair,
       .gated_linear = gated_linear,
       .head_linear = head_linear,
       .head_linear_transposed = head_linear_transposed,

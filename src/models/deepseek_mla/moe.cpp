@@ -26,29 +26,33 @@ void Moe::forward(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
     // the residual once more.
     NIB_CHECK(ctx.comm.size() == 1, "a layer without shared experts runs on one rank, not {}",
               ctx.comm.size());
-    route(ctx, layer_idx, x, routes);
+    route(ctx, x, routes);
+    record(ctx, layer_idx, routes);
     return experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, stream.settled(ctx));
   }
   const TensorView out = stream.delta();
-  const auto run_shared_experts = [&] { shared_experts_->forward(ctx, input, out); };
-  const auto run_experts = [&](TensorView y) {
-    route(ctx, layer_idx, x, routes);
-    experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, y);
-  };
   if (ctx.comm.size() == 1) {
-    // Nothing is shared between ranks: both may add to the stream, and neither waits for the other.
+    // Nothing is shared between ranks: experts may add to the stream while the shared ones' output is
+    // pending.
     const TensorView hidden = stream.settled(ctx);
-    ctx.run_concurrently([&] { run_experts(hidden); }, run_shared_experts);
+    ctx.run_concurrently([&] { route(ctx, x, routes); }, [&] { shared_experts_->forward(ctx, input, out); });
+    record(ctx, layer_idx, routes);
+    experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, hidden);
   } else {
-    run_shared_experts();
-    run_experts(out);
+    shared_experts_->forward(ctx, input, out);
+    route(ctx, x, routes);
+    record(ctx, layer_idx, routes);
+    experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, out);
     ctx.comm.all_reduce_sum(out);
   }
   stream.set_pending();
 }
 
-void Moe::route(layers::Context& ctx, std::int32_t layer_idx, TensorView x, const Routes& routes) const {
+void Moe::route(layers::Context& ctx, TensorView x, const Routes& routes) const {
   gate_.forward(ctx, x, routes.topk_ids, routes.topk_weights);
+}
+
+void Moe::record(layers::Context& ctx, std::int32_t layer_idx, const Routes& routes) {
   if (ctx.trace == nullptr) return;
   ctx.trace->record("topk_ids", layer_idx, routes.topk_ids);
   ctx.trace->record("topk_weights", layer_idx, routes.topk_weights);

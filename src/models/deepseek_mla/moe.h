@@ -36,7 +36,8 @@ class Moe {
     TensorView topk_ids;      // [m, topk] i32
     TensorView topk_weights;  // [m, topk] f32
   };
-  void route(layers::Context& ctx, std::int32_t layer_idx, TensorView x, const Routes& routes) const;
+  void route(layers::Context& ctx, TensorView x, const Routes& routes) const;
+  static void record(layers::Context& ctx, std::int32_t layer_idx, const Routes& routes);
 
   layers::Router gate_;
   layers::FusedMoe experts_;

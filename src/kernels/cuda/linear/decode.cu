@@ -7,9 +7,10 @@
 // run, each block with a slice of k. Every warp leaves its sums in shared memory; when all tiles of the run
 // are done, the block, or the cluster, adds them up in a fixed order.
 //
-// A block takes half of an SM, so that one of the next kernel's blocks finds room beside it. It fills its
-// ring before it waits for this kernel's results: between kernels the weights go on streaming. Grids are as
-// large as the GPU even if some blocks have nothing to do, lest two blocks of the next kernel share an SM.
+// A block has an SM to itself: the scheduler puts two that fit together on the multiprocessor that is free
+// first, and then half of them stay idle, in this kernel and in those behind it. A block fills its ring
+// before it waits for what earlier kernels write. Grids are as large as the GPU even if some blocks have
+// nothing to do.
 #include <algorithm>
 
 #include "kernels/cuda/fragment.cuh"
@@ -26,18 +27,22 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
-constexpr int kMaxSlices = 2;  // blocks of a cluster; larger ones find themselves two to an SM
-// Two blocks an SM, and room for a small kernel between them.
-constexpr int kSharedBytes = (233472 - 8192) / 2 - 1024;
+constexpr int kMaxSlices = 2;  // blocks of a cluster
+// More than half of an SM, and room for the small kernels in between.
+constexpr int kSharedBytes = 150 * 1024;
 constexpr int kMinStages = 2;
 constexpr int kMaxStages = 6;
 
 struct DecodeArgs {
-  PackedWeight w[2];  // gate and up of a gated product
+  PackedWeight w[2];  // gate and up of a gated product, both of a pair
   const float* x;
   std::int64_t x_stride;
   float* y;
   std::int64_t y_stride;
+  float* second_y;  // of a pair
+  std::int64_t second_y_stride;
+  int num_tiles;
+  int first_tiles;  // of a pair's first product; else all
   int m;
   int slices;  // blocks of a cluster, each with slice_blocks of k
   int slice_blocks;
@@ -98,8 +103,14 @@ __device__ __forceinline__ Work work_of_block(const DecodeArgs& args) {
   const int begin = slice * args.slice_blocks;
   return {.slice = slice,
           .blocks = {.begin = begin, .end = min(begin + args.slice_blocks, args.w[0].num_blocks)},
-          .tiles = part_of(0, args.w[0].num_tiles, static_cast<int>(blockIdx.x) / args.slices,
+          .tiles = part_of(0, args.num_tiles, static_cast<int>(blockIdx.x) / args.slices,
                            static_cast<int>(gridDim.x) / args.slices)};
+}
+
+// A row tile of gate or up, or of a pair's products one after the other.
+__device__ __forceinline__ TileAddress address_of(const DecodeArgs& args, int matrix, int tile) {
+  const bool second = tile >= args.first_tiles;
+  return tile_address(args.w[second ? 1 : matrix], 0, second ? tile - args.first_tiles : tile);
 }
 
 // Streams one warp's share into its ring: blocks `run` of every tile.
@@ -108,9 +119,11 @@ class Producer {
  public:
   using S = Stage<kFormat>;
 
-  __device__ Producer(const PackedWeight& w, std::uint32_t ring, std::uint32_t filled, std::uint32_t stages,
-                      const Run& run, const Run& tiles)
-      : w_(w),
+  __device__ Producer(const DecodeArgs& args, int matrix, std::uint32_t ring, std::uint32_t filled,
+                      std::uint32_t stages, const Run& run, const Run& tiles)
+      : args_(args),
+        w_(args.w[matrix]),
+        matrix_(matrix),
         ring_(ring),
         filled_(filled),
         stages_(stages),
@@ -118,7 +131,7 @@ class Producer {
         tile_(tiles.begin),
         last_tile_(run.begin < run.end ? tiles.end : tiles.begin),
         block_(run.begin),
-        address_(tile_address(w, 0, tiles.begin)) {}
+        address_(address_of(args, matrix, tiles.begin)) {}
 
   // Requests the next stage, if there is one. By one lane.
   __device__ __forceinline__ void issue() {
@@ -132,7 +145,7 @@ class Producer {
       mbarrier_expect(barrier, code_bytes + scale_bytes);
       bulk_copy(stage + S::kCodeBytes,
                 address_.scales + static_cast<std::int64_t>(block_) * scale_block_bytes(kFormat), scale_bytes,
-                barrier);
+                barrier, kEvictFirst);
     } else if constexpr (has_wide_scales(kFormat)) {
       const int first = scale_group(w_, block_ * 2);
       const int groups = scale_group(w_, (block_ + count) * 2 - 1) - first + 1;
@@ -140,28 +153,29 @@ class Producer {
       const std::uint32_t zero_bytes =
           S::kZeroBytes != 0 && w_.zeros_offset != 0 ? static_cast<std::uint32_t>(groups * kTileRows) : 0U;
       mbarrier_expect(barrier, code_bytes + scale_bytes + zero_bytes);
-      bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier);
+      bulk_copy(stage + S::kCodeBytes, address_.scales + first * kTileRows * 4, scale_bytes, barrier,
+                kEvictFirst);
       if (zero_bytes != 0) {
         bulk_copy(stage + S::kCodeBytes + S::kScaleBytes,
-                  address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier);
+                  address_.scales + w_.zeros_offset + first * kTileRows, zero_bytes, barrier, kEvictFirst);
       }
     } else {
       mbarrier_expect(barrier, code_bytes);
     }
     bulk_copy(stage, address_.codes + static_cast<std::int64_t>(block_) * block_bytes(kFormat), code_bytes,
-              barrier);
+              barrier, kEvictFirst);
     stage_ = stage_ + 1 == stages_ ? 0 : stage_ + 1;
     block_ += count;
     if (block_ == run_.end) {
       block_ = run_.begin;
-      ++tile_;
-      address_.codes += w_.tile_code_bytes;
-      address_.scales += w_.tile_scale_bytes;
+      address_ = address_of(args_, matrix_, ++tile_);
     }
   }
 
  private:
+  const DecodeArgs& args_;
   const PackedWeight& w_;
+  int matrix_;
   std::uint32_t ring_;  // shared addresses
   std::uint32_t filled_;
   std::uint32_t stages_;
@@ -283,10 +297,12 @@ __device__ __forceinline__ void finish(const DecodeArgs& args, const Work& work,
         }
       }
     }
-    const int output = (work.tiles.begin + tile) * kTileRows + row;
-    if (output >= args.w[0].n) continue;
+    const bool second = work.tiles.begin + tile >= args.first_tiles;
+    const int output = (work.tiles.begin + tile - (second ? args.first_tiles : 0)) * kTileRows + row;
+    if (output >= args.w[second ? 1 : 0].n) continue;
     const float value = totals[0] * factors[tile * kMatrices * kTileRows + row];
-    float* y = args.y + of_tile / kTileRows * args.y_stride + output;
+    float* y = (second ? args.second_y : args.y) + output +
+               of_tile / kTileRows * (second ? args.second_y_stride : args.y_stride);
     if constexpr (kMatrices == 2) {
       *y = value / (1.0F + expf(-value)) * (totals[1] * factors[(tile * 2 + 1) * kTileRows + row]);
     } else {
@@ -335,8 +351,7 @@ struct Consumer {
   }
 };
 
-// Registers for three blocks, of which two are this kernel's and the next one's: what runs between them must
-// find room, or the next one's blocks come two to an SM.
+// A third of the registers: small kernels that run beside this one must find room.
 template <Format kFormat, int kMatrices>
 __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_constant__ DecodeArgs args) {
   let_next_kernel_start();
@@ -353,7 +368,7 @@ __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_consta
   const int team = warp / team_warps;
   const Work work = work_of_block(args);
   const Run tiles = part_of(work.tiles.begin, work.tiles.end - work.tiles.begin, team, kWarps / team_warps);
-  const PackedWeight& w = args.w[warp / args.warps_k % kMatrices];
+  const int matrix = warp / args.warps_k % kMatrices;
   const Run run =
       part_of(work.blocks.begin, work.blocks.end - work.blocks.begin, warp % args.warps_k, args.warps_k);
 
@@ -361,7 +376,7 @@ __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_consta
   std::byte* ring = rings + warp * args.stages * Stage<kFormat>::kBytes;
   const std::uint32_t filled = shared_address(memory) + warp * kMaxStages * 8;
   const auto stages = static_cast<std::uint32_t>(args.stages);
-  Producer<kFormat> producer(w, shared_address(ring), filled, stages, run, tiles);
+  Producer<kFormat> producer(args, matrix, shared_address(ring), filled, stages, run, tiles);
   if (lane == 0) {
     for (std::uint32_t i = 0; i < stages; ++i) mbarrier_init(filled + i * 8, 1);
     mbarrier_init_fence();
@@ -369,9 +384,9 @@ __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_consta
   }
   const int num_factors = (work.tiles.end - work.tiles.begin) * kMatrices * kTileRows;
   for (int i = static_cast<int>(threadIdx.x); i < num_factors; i += kThreads) {
-    const PackedWeight& of = args.w[i / kTileRows % kMatrices];
     const int tile = work.tiles.begin + i / (kMatrices * kTileRows);
-    factors[i] = row_factor(of, tile_address(of, 0, tile).scales, i % kTileRows);
+    factors[i] =
+        row_factor(args.w[0], address_of(args, i / kTileRows % kMatrices, tile).scales, i % kTileRows);
   }
   wait_for_earlier_kernels();
   if (work.tiles.begin < work.tiles.end)
@@ -386,7 +401,7 @@ __global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_consta
                              .stages = stages};
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     float part[2][4] = {};
-    consumer.multiply_tile(w, run, producer, lane, part);
+    consumer.multiply_tile(args.w[matrix], run, producer, lane, part);
     float* mine =
         sums + (tile - work.tiles.begin) * sums_of_tile + warp % team_warps * args.m * kTileRows + lane / 4;
 #pragma unroll
@@ -417,7 +432,7 @@ struct Cut {
 };
 
 // The cut with the fewest blocks of k, one after another, for the busiest warp. stage_bytes: of all warps.
-Cut choose_cut(const PackedWeight& w, int num_matrices, int stage_bytes, int m, int num_sms) {
+Cut choose_cut(const PackedWeight& w, int num_tiles, int num_matrices, int stage_bytes, int m, int num_sms) {
   // Of handing on a tile, of adding slices, and of a token's inputs, in blocks of k.
   constexpr double kTileCost = 0.5;
   constexpr double kSliceCost = 4.0;
@@ -435,8 +450,8 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int stage_bytes, int m, 
       const int max_run = (room - kMinStages * stage_bytes) / tile_bytes;
       if (max_run < 1) continue;
       int rounds = 1;
-      while (ceil_div(w.num_tiles, clusters * rounds) > max_run) ++rounds;
-      const int run_tiles = ceil_div(w.num_tiles, clusters * rounds);
+      while (ceil_div(num_tiles, clusters * rounds) > max_run) ++rounds;
+      const int run_tiles = ceil_div(num_tiles, clusters * rounds);
       const int teams = kWarps / (warps_k * num_matrices);
       const double cost =
           rounds * (ceil_div(run_tiles, teams) * (ceil_div(slice_blocks, warps_k) + kTileCost) +
@@ -455,10 +470,10 @@ Cut choose_cut(const PackedWeight& w, int num_matrices, int stage_bytes, int m, 
   return best;
 }
 
-Cut cut_of(const PackedWeight& w, int num_matrices, int m, int num_sms) {
+Cut cut_of(const PackedWeight& w, int num_tiles, int num_matrices, int m, int num_sms) {
   Cut cut;
   dispatch_format(w.format, [&](auto format) {
-    cut = choose_cut(w, num_matrices, ring_bytes<decltype(format)::value>(1), m, num_sms);
+    cut = choose_cut(w, num_tiles, num_matrices, ring_bytes<decltype(format)::value>(1), m, num_sms);
   });
   return cut;
 }
@@ -482,37 +497,65 @@ void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch)
   cudaLaunchKernelEx(&config, kernel, args);
 }
 
-}  // namespace
-
-bool can_decode(const PackedWeight& w, int m, int num_sms) {
-  return m >= 1 && m <= kMaxDecodeTokens && w.num_groups == 1 && cut_of(w, 1, m, num_sms).slices != 0 &&
-         cut_of(w, 2, m, num_sms).slices != 0;
+DecodeArgs make_args(const Product& p, const PackedWeight& other, int num_tiles, const Cut& cut) {
+  return {.w = {p.w, other},
+          .x = p.x,
+          .x_stride = p.x_stride,
+          .y = p.y,
+          .y_stride = p.y_stride,
+          .second_y = nullptr,
+          .second_y_stride = 0,
+          .num_tiles = num_tiles,
+          .first_tiles = p.w.num_tiles,
+          .m = p.m,
+          .slices = cut.slices,
+          .slice_blocks = cut.slice_blocks,
+          .warps_k = cut.warps_k,
+          .run_tiles = cut.run_tiles,
+          .stages = cut.stages,
+          .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
+          .accumulate = p.accumulate};
 }
 
-void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch) {
-  const Cut cut = cut_of(p.w, up != nullptr ? 2 : 1, p.m, launch.num_sms);
-  const DecodeArgs args{
-      .w = {p.w, up != nullptr ? *up : p.w},
-      .x = p.x,
-      .x_stride = p.x_stride,
-      .y = p.y,
-      .y_stride = p.y_stride,
-      .m = p.m,
-      .slices = cut.slices,
-      .slice_blocks = cut.slice_blocks,
-      .warps_k = cut.warps_k,
-      .run_tiles = cut.run_tiles,
-      .stages = cut.stages,
-      .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
-      .accumulate = p.accumulate};
-  dispatch_format(p.w.format, [&](auto format) {
+void launch_cut(const DecodeArgs& args, int matrices, const Cut& cut, const Launch& launch) {
+  dispatch_format(args.w[0].format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
-    if (up != nullptr) {
+    if (matrices == 2) {
       launch_kernel<kFormat, 2>(args, cut, launch);
     } else {
       launch_kernel<kFormat, 1>(args, cut, launch);
     }
   });
+}
+
+}  // namespace
+
+bool can_decode(const PackedWeight& w, int m, int num_sms) {
+  return m >= 1 && m <= kMaxDecodeTokens && w.num_groups == 1 &&
+         cut_of(w, w.num_tiles, 1, m, num_sms).slices != 0 &&
+         cut_of(w, w.num_tiles, 2, m, num_sms).slices != 0;
+}
+
+bool can_pair(const PackedWeight& first, const PackedWeight& second) {
+  return first.format == second.format && first.num_blocks == second.num_blocks && first.k == second.k &&
+         first.permutation_offset == 0 && second.permutation_offset == 0 &&
+         first.zeros_offset == second.zeros_offset && first.factors_offset == second.factors_offset &&
+         first.chunks_per_scale == second.chunks_per_scale;
+}
+
+void launch_decode_product(const Product& p, const PackedWeight* up, const Launch& launch) {
+  const int matrices = up != nullptr ? 2 : 1;
+  const Cut cut = cut_of(p.w, p.w.num_tiles, matrices, p.m, launch.num_sms);
+  launch_cut(make_args(p, up != nullptr ? *up : p.w, p.w.num_tiles, cut), matrices, cut, launch);
+}
+
+void launch_decode_pair(const Product& first, const Product& second, const Launch& launch) {
+  const int num_tiles = first.w.num_tiles + second.w.num_tiles;
+  const Cut cut = cut_of(first.w, num_tiles, 1, first.m, launch.num_sms);
+  DecodeArgs args = make_args(first, second.w, num_tiles, cut);
+  args.second_y = second.y;
+  args.second_y_stride = second.y_stride;
+  launch_cut(args, 1, cut, launch);
 }
 
 }  // namespace nibble::kernels::cuda

@@ -118,6 +118,24 @@ void linear(Exec& exec, const LinearArgs& args) {
   check_launch("linear");
 }
 
+void linear_pair(Exec& exec, const LinearPairArgs& args) {
+  check_product(args.x, args.first.shape, args.first_y);
+  check_product(args.x, args.second.shape, args.second_y);
+  if (args.x.dim(0) == 0) return;
+  CudaExec& cuda = cuda_exec(exec);
+  const Product first = make_product(args.x, args.first, args.first_y);
+  const Product second = make_product(args.x, args.second, args.second_y);
+  const int num_sms = cuda.num_sms();
+  if (takes_decode(first.w, first.m, num_sms) && takes_decode(second.w, second.m, num_sms) &&
+      can_pair(first.w, second.w)) {
+    launch_decode_pair(first, second, launch_on(cuda));
+  } else {
+    linear(exec, {.x = args.x, .w = args.first, .y = args.first_y});
+    linear(exec, {.x = args.x, .w = args.second, .y = args.second_y});
+  }
+  check_launch("linear_pair");
+}
+
 void gated_linear(Exec& exec, const GatedLinearArgs& args) {
   check_product(args.x, args.gate.shape, args.y);
   check_product(args.x, args.up.shape, args.y);

@@ -301,6 +301,7 @@ struct LaneExperts {
 
 template <int kPer>
 __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(TopkGateParams p) {
+  let_next_kernel_start();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   float bias[kPer] = {};
@@ -313,8 +314,6 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) topk_gate_registers_kernel(T
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {
     const bool real = pass == 1;
-    // The next kernel is not let in early: its blocks, waiting for the choice, would keep the shared experts,
-    // which run beside this kernel, out of the multiprocessors.
     if (real) wait_for_earlier_kernels();
     if (token >= p.m) continue;
     LaneExperts<kPer> experts;
