@@ -62,6 +62,8 @@ void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch);
 
 // Keys of 128 + 64, values of 128, vector-aligned tensors; bf16 operands on tensor cores.
 bool mha_fast_supports(const MhaLaunch& launch);
-void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch);
+// Bytes of scratch that launch_mha_fast needs.
+std::size_t mha_fast_scratch(const MhaLaunch& launch);
+void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch, std::byte* scratch);
 
 }  // namespace nibble::kernels::cuda

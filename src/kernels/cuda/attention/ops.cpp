@@ -65,10 +65,11 @@ void mha(Exec& exec, const MhaArgs& args) {
                          .d_rope = static_cast<std::int32_t>(args.q_pe.dim(2)),
                          .d_v = static_cast<std::int32_t>(args.v.dim(2)),
                          .scale = args.scale};
+  CudaExec& cuda = cuda_exec(exec);
   if (mha_fast_supports(launch)) {
-    launch_mha_fast(cuda_exec(exec).stream(), launch);
+    launch_mha_fast(cuda.stream(), launch, cuda.scratch(mha_fast_scratch(launch)));
   } else {
-    launch_mha_general(cuda_exec(exec).stream(), launch);
+    launch_mha_general(cuda.stream(), launch);
   }
 }
 
