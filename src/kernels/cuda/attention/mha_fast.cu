@@ -181,7 +181,6 @@ class Group {
 #pragma unroll
     for (int i = 0; i < kValue / 2; ++i) o_[i] = 0.0F;
     wait_filled(shared_.keys_filled, 0);
-    wgmma_fence();
     multiply_keys(0);
     wgmma_wait<0>();
     pin(s_);
@@ -194,7 +193,6 @@ class Group {
       wait_for_other();
       pin(s_);
       pin(o_);
-      wgmma_fence();
       multiply_keys(tile);
       wait_filled(shared_.values_filled, tile - 1);
       multiply_values(tile - 1);
@@ -212,7 +210,6 @@ class Group {
     }
     wait_filled(shared_.values_filled, work_.tiles - 1);
     pin(o_);
-    wgmma_fence();
     multiply_values(work_.tiles - 1);
     wgmma_wait<0>();
     pin(o_);
@@ -258,6 +255,7 @@ class Group {
   __device__ __forceinline__ void multiply_keys(int tile) {
     const std::uint64_t q = k_major(shared_address(shared_.q[kGroup]));
     const std::uint64_t keys = k_major(shared_address(shared_.keys[tile % kStages]));
+    wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kKey / 16; ++step) {
       const int panel = step / 4;
@@ -270,6 +268,7 @@ class Group {
 
   __device__ __forceinline__ void multiply_values(int tile) {
     const std::uint64_t values = mn_major(shared_address(shared_.values[tile % kStages]), kTilePanelBytes);
+    wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kTile / 16; ++step) {
       wgmma_bf16_mn(o_, p_[step], values + static_cast<std::uint64_t>(step * kStepRows), 1);
