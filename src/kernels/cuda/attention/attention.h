@@ -41,13 +41,21 @@ struct MlaLaunch {
 // Any shape and cache type, float32 arithmetic, one block a row and head.
 void launch_mla_general(cudaStream_t stream, const MlaLaunch& launch);
 
+// Rebuilt keys or values [length, heads, d], float32 or bf16.
+struct Rebuilt {
+  const void* data;
+  std::int64_t row_stride;
+  std::int64_t head_stride;
+};
+
 struct MhaLaunch {
   Heads q_nope;
   Heads q_pe;
-  Heads k_nope;
+  Rebuilt k_nope;
   Rows k_pe;
-  Heads v;
+  Rebuilt v;
   Heads o;
+  bool is_bf16;  // k_nope and v
   std::int64_t num_rows;
   std::int64_t length;
   std::int32_t num_heads;

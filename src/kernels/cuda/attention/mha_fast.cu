@@ -1,14 +1,14 @@
 // Attention of one sequence's chunk on tensor cores, for keys of 128 + 64 and values of 128.
 //
-// Every 128 query rows of a head read the same keys and values, so a first kernel rounds these to bf16 and
-// lays tiles of 128 entries out as wgmma reads them: a tile is then three bulk copies. A block takes 128 rows
-// of one head through the entries they see. One thread copies; two warpgroups take 64 rows each, and while
-// one turns scores into probabilities the tensor cores work on the other's products and on its own product
-// of the tile before.
+// Every 128 query rows of a head read the same keys and values, so these are bf16: as they come, or rounded
+// by a kernel before. A block takes 128 rows of one head through the entries they see, 128 at a time. One
+// thread copies; two warpgroups take 64 rows each, and while one turns scores into probabilities the tensor
+// cores work on the other's products and on its own product of the tile before.
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/mla_fast.h"
 #include "kernels/cuda/attention/panels.cuh"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/overlap.h"
@@ -25,73 +25,54 @@ constexpr int kRows = kGroups * 64;
 constexpr int kTile = 128;
 constexpr int kStages = 2;
 constexpr int kThreads = kGroups * 128 + 128;
-constexpr int kPackThreads = 256;
+constexpr int kRoundThreads = 256;
 
-// Packed, a tile of a head is its keys without the rope part, then its values; the rope parts of the tiles,
-// which heads share, lie before all heads.
 constexpr int kTilePanelBytes = kTile * 128;
-constexpr int kNopeBytes = kNope / kPanelColumns * kTilePanelBytes;
-constexpr int kRopeBytes = kRope / kPanelColumns * kTilePanelBytes;
-constexpr int kValueBytes = kValue / kPanelColumns * kTilePanelBytes;
-constexpr int kPackedBytes = kNopeBytes + kValueBytes;
+constexpr int kKeyPanels = kKey / kPanelColumns;
+constexpr int kNopePanels = kNope / kPanelColumns;
+constexpr int kValuePanels = kValue / kPanelColumns;
 
-// Heads packed at a time take so much at most, unless one alone takes more.
-constexpr std::int64_t kMaxPackedBytes = std::int64_t{128} << 20;
 // What heads worked on at the same time may take of the L2 cache.
 constexpr std::int64_t kCachedBytes = std::int64_t{8} << 20;
 
-// Some heads of a launch, counted from head 0 of `base`.
-struct Section {
+// A launch with its keys and values in bf16, cut into boxes of 64 columns and kTile entries; entries past the
+// last are zeros.
+struct MhaFast {
   MhaLaunch base;
-  std::byte* rope;    // [tiles][kRopeBytes]
-  std::byte* packed;  // [heads][tiles][kPackedBytes]
-  std::int32_t num_tiles;
+  CUtensorMap k_nope;  // [length, heads * head_stride]
+  CUtensorMap k_pe;    // [length, 64]
+  CUtensorMap v;
   std::int32_t row_tiles;
   std::int32_t heads_together;
 };
 
-// Entries [begin, begin + kTile) of a matrix of 8 * kChunks columns; zeros past the last entry.
-template <int kChunks>
-__device__ __forceinline__ void pack_tile(const float* from, std::int64_t stride, std::int64_t begin,
-                                          std::int64_t length, std::byte* to) {
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kChunks; i += kPackThreads) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    uint4 packed{0, 0, 0, 0};
-    if (begin + row < length) {
-      const auto* values = reinterpret_cast<const float4*>(from + (begin + row) * stride + chunk * 8);
-      const float4 a = __ldg(values);
-      const float4 b = __ldg(values + 1);
-      packed = {bf16_pair(a.x, a.y), bf16_pair(a.z, a.w), bf16_pair(b.x, b.y), bf16_pair(b.z, b.w)};
-    }
-    *reinterpret_cast<uint4*>(to + chunk / 8 * kTilePanelBytes + panel_offset(row, chunk % 8)) = packed;
-  }
-}
+// A float32 tensor [rows, heads, 8 * octets] to a dense one in bf16, a thread an octet.
+struct Rounding {
+  Heads from;
+  uint4* to;
+  std::int64_t num_octets;
+  std::int32_t num_heads;
+  std::int32_t octets;  // of a head
+};
 
-// grid: x = tiles, y = heads and one more for the rope part.
-__global__ void __launch_bounds__(kPackThreads) mha_pack_kernel(const __grid_constant__ Section section) {
+__global__ void __launch_bounds__(kRoundThreads) mha_round_kernel(const __grid_constant__ Rounding r) {
   wait_for_earlier_kernels();
   let_next_kernel_start();
-  const MhaLaunch& launch = section.base;
-  const std::int64_t tile = blockIdx.x;
-  const std::int64_t head = blockIdx.y;
-  if (head == launch.num_heads) {
-    pack_tile<kRope / 8>(launch.k_pe.data, launch.k_pe.stride, tile * kTile, launch.length,
-                         section.rope + tile * kRopeBytes);
-    return;
-  }
-  std::byte* packed = section.packed + (head * section.num_tiles + tile) * kPackedBytes;
-  pack_tile<kNope / 8>(launch.k_nope.data + head * launch.k_nope.head_stride, launch.k_nope.row_stride,
-                       tile * kTile, launch.length, packed);
-  pack_tile<kValue / 8>(launch.v.data + head * launch.v.head_stride, launch.v.row_stride, tile * kTile,
-                        launch.length, packed + kNopeBytes);
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kRoundThreads + threadIdx.x;
+  if (i >= r.num_octets) return;
+  const std::int64_t head = i / r.octets % r.num_heads;
+  const std::int64_t row = i / r.octets / r.num_heads;
+  const auto* octet = reinterpret_cast<const float4*>(r.from.data + row * r.from.row_stride +
+                                                      head * r.from.head_stride + i % r.octets * 8);
+  const float4 a = octet[0];
+  const float4 b = octet[1];
+  r.to[i] = {bf16_pair(a.x, a.y), bf16_pair(a.z, a.w), bf16_pair(b.x, b.y), bf16_pair(b.z, b.w)};
 }
 
 struct Shared {
-  std::uint8_t q[kGroups][kKey / kPanelColumns * kPanelBytes];
-  std::uint8_t keys[kStages][kNopeBytes + kRopeBytes];
-  std::uint8_t values[kStages][kValueBytes];
+  std::uint8_t q[kGroups][kKeyPanels * kPanelBytes];
+  std::uint8_t keys[kStages][kKeyPanels * kTilePanelBytes];
+  std::uint8_t values[kStages][kValuePanels * kTilePanelBytes];
   std::uint64_t keys_filled[kStages];
   std::uint64_t keys_drained[kStages];
   std::uint64_t values_filled[kStages];
@@ -107,14 +88,13 @@ struct Work {
 };
 
 // Heads go in batches whose tiles the L2 cache holds; in a batch the rows that see most come first.
-__device__ __forceinline__ Work work_of_block(const Section& section) {
-  const MhaLaunch& launch = section.base;
+__device__ __forceinline__ Work work_of_block(const MhaFast& fast) {
+  const MhaLaunch& launch = fast.base;
   const int index = static_cast<int>(blockIdx.x);
-  const int of_batch = section.heads_together * section.row_tiles;
-  const int first_head = index / of_batch * section.heads_together;
-  const int heads = min(section.heads_together, launch.num_heads - first_head);
-  const std::int64_t row =
-      static_cast<std::int64_t>(section.row_tiles - 1 - index % of_batch / heads) * kRows;
+  const int of_batch = fast.heads_together * fast.row_tiles;
+  const int first_head = index / of_batch * fast.heads_together;
+  const int heads = min(fast.heads_together, launch.num_heads - first_head);
+  const std::int64_t row = static_cast<std::int64_t>(fast.row_tiles - 1 - index % of_batch / heads) * kRows;
   const std::int64_t entries = min(launch.length, launch.length - launch.num_rows + row + kRows);
   return {.head = first_head + index % of_batch % heads,
           .row = row,
@@ -125,20 +105,23 @@ __device__ __forceinline__ std::uint32_t parity_of(int tile) {
   return static_cast<std::uint32_t>(tile / kStages) & 1U;
 }
 
-__device__ void copy_tiles(const Section& section, const Work& work, Shared& shared) {
-  const std::byte* packed =
-      section.packed + static_cast<std::int64_t>(work.head) * section.num_tiles * kPackedBytes;
+__device__ void copy_tiles(const MhaFast& fast, const Work& work, Shared& shared) {
+  const auto copy = [&](const CUtensorMap& map, std::int64_t column, int tile, std::uint8_t* to,
+                        std::uint32_t filled) {
+    copy_box(shared_address(to), map, static_cast<int>(column), tile * kTile, filled, kEvictNormal);
+  };
   const auto copy_keys = [&](int tile) {
     const int stage = tile % kStages;
     if (tile >= kStages) {
       mbarrier_wait(shared_address(&shared.keys_drained[stage]), parity_of(tile) ^ 1U);
     }
     const std::uint32_t filled = shared_address(&shared.keys_filled[stage]);
-    mbarrier_expect(filled, kNopeBytes + kRopeBytes);
-    bulk_copy(shared_address(shared.keys[stage]), packed + static_cast<std::int64_t>(tile) * kPackedBytes,
-              kNopeBytes, filled);
-    bulk_copy(shared_address(shared.keys[stage] + kNopeBytes),
-              section.rope + static_cast<std::int64_t>(tile) * kRopeBytes, kRopeBytes, filled);
+    mbarrier_expect(filled, kKeyPanels * kTilePanelBytes);
+    std::uint8_t* to = shared.keys[stage];
+    for (int i = 0; i < kNopePanels; ++i, to += kTilePanelBytes) {
+      copy(fast.k_nope, work.head * fast.base.k_nope.head_stride + i * kPanelColumns, tile, to, filled);
+    }
+    copy(fast.k_pe, 0, tile, to, filled);
   };
   const auto copy_values = [&](int tile) {
     const int stage = tile % kStages;
@@ -146,9 +129,11 @@ __device__ void copy_tiles(const Section& section, const Work& work, Shared& sha
       mbarrier_wait(shared_address(&shared.values_drained[stage]), parity_of(tile) ^ 1U);
     }
     const std::uint32_t filled = shared_address(&shared.values_filled[stage]);
-    mbarrier_expect(filled, kValueBytes);
-    bulk_copy(shared_address(shared.values[stage]),
-              packed + static_cast<std::int64_t>(tile) * kPackedBytes + kNopeBytes, kValueBytes, filled);
+    mbarrier_expect(filled, kValuePanels * kTilePanelBytes);
+    for (int i = 0; i < kValuePanels; ++i) {
+      copy(fast.v, work.head * fast.base.v.head_stride + i * kPanelColumns, tile,
+           shared.values[stage] + i * kTilePanelBytes, filled);
+    }
   };
   copy_keys(0);
   for (int tile = 1; tile < work.tiles; ++tile) {
@@ -169,8 +154,8 @@ __device__ __forceinline__ void pin(float (&d)[kCount]) {
 template <int kGroup>
 class Group {
  public:
-  __device__ __forceinline__ Group(const Section& section, const Work& work, Shared& shared)
-      : launch_(section.base), work_(work), shared_(shared) {
+  __device__ __forceinline__ Group(const MhaLaunch& launch, const Work& work, Shared& shared)
+      : launch_(launch), work_(work), shared_(shared) {
     scale_ = launch_.scale * 1.44269504F;  // log2(e)
     row_ = work.row + kGroup * 64;
   }
@@ -353,7 +338,7 @@ class Group {
   float sum_[2] = {};
 };
 
-__global__ void __launch_bounds__(kThreads, 1) mha_fast_kernel(const __grid_constant__ Section section) {
+__global__ void __launch_bounds__(kThreads, 1) mha_fast_kernel(const __grid_constant__ MhaFast fast) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<Shared*>(raw + (1024 - shared_address(raw) % 1024) % 1024);
   if (threadIdx.x == 0) {
@@ -368,86 +353,98 @@ __global__ void __launch_bounds__(kThreads, 1) mha_fast_kernel(const __grid_cons
   __syncthreads();
   wait_for_earlier_kernels();
   let_next_kernel_start();
-  const Work work = work_of_block(section);
+  const Work work = work_of_block(fast);
   // Registers are dealt out by role: 128 * (24 + 2 * 240) of the block's.
   if (threadIdx.x >= kGroups * 128) {
     lower_registers<24>();
-    if (threadIdx.x == kGroups * 128) copy_tiles(section, work, shared);
+    if (threadIdx.x == kGroups * 128) copy_tiles(fast, work, shared);
   } else if (threadIdx.x < 128) {
     raise_registers<240>();
-    Group<0>(section, work, shared).run();
+    Group<0>(fast.base, work, shared).run();
   } else {
     raise_registers<240>();
-    Group<1>(section, work, shared).run();
+    Group<1>(fast.base, work, shared).run();
   }
 }
 
-bool aligned(const Heads& t) {
-  return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.row_stride % 4 == 0 &&
-         t.head_stride % 4 == 0;
+bool aligned(const void* data, std::int64_t row_stride, std::int64_t head_stride) {
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && row_stride % 4 == 0 && head_stride % 4 == 0;
+}
+bool aligned(const Heads& t) { return aligned(t.data, t.row_stride, t.head_stride); }
+// Copies of boxes also want rows 16 bytes apart in bf16.
+bool aligned(const Rebuilt& t, bool is_bf16) {
+  return aligned(t.data, t.row_stride, t.head_stride) && (!is_bf16 || t.row_stride % 8 == 0);
 }
 
-std::int64_t tiles_of(std::int64_t entries) { return (entries + kTile - 1) / kTile; }
-
-std::int64_t heads_of_section(const MhaLaunch& launch) {
-  const std::int64_t of_head = tiles_of(launch.length) * kPackedBytes;
-  return std::clamp<std::int64_t>(kMaxPackedBytes / of_head, 1, launch.num_heads);
-}
-
-MhaLaunch from_head(MhaLaunch launch, std::int64_t head, std::int64_t num_heads) {
-  for (Heads* t : {&launch.q_nope, &launch.q_pe, &launch.k_nope, &launch.v, &launch.o}) {
-    t->data += head * t->head_stride;
-  }
-  launch.num_heads = static_cast<std::int32_t>(num_heads);
-  return launch;
-}
-
-void launch_section(cudaStream_t stream, Section section) {
-  const MhaLaunch& launch = section.base;
-  section.row_tiles = static_cast<std::int32_t>((launch.num_rows + kRows - 1) / kRows);
-  const std::int64_t of_head = std::int64_t{section.num_tiles} * kPackedBytes;
-  section.heads_together =
-      static_cast<std::int32_t>(std::clamp<std::int64_t>(kCachedBytes / of_head, 1, launch.num_heads));
-  launch_overlapped(
-      mha_pack_kernel,
-      dim3(static_cast<unsigned>(section.num_tiles), static_cast<unsigned>(launch.num_heads + 1)),
-      kPackThreads, 0, stream, section);
+void launch_round(cudaStream_t stream, const Heads& from, std::int64_t rows, int heads, int columns,
+                  std::byte* to) {
+  const Rounding rounding{.from = from,
+                          .to = reinterpret_cast<uint4*>(to),
+                          .num_octets = rows * heads * columns / 8,
+                          .num_heads = heads,
+                          .octets = columns / 8};
+  const std::int64_t blocks = (rounding.num_octets + kRoundThreads - 1) / kRoundThreads;
+  launch_overlapped(mha_round_kernel, dim3(static_cast<unsigned>(blocks)), kRoundThreads, 0, stream,
+                    rounding);
   check_launch("mha's keys and values");
-  launch_overlapped(mha_fast_kernel,
-                    dim3(static_cast<unsigned>(section.row_tiles) * static_cast<unsigned>(launch.num_heads)),
-                    kThreads, kSharedBytes, stream, section);
-  check_launch("mha");
+}
+
+std::size_t rounded_bytes(std::int64_t rows, std::int64_t heads, int columns) {
+  return static_cast<std::size_t>(rows * heads * columns) * 2;
+}
+
+// `t`, rounded to `scratch` if it is not bf16 yet.
+Rebuilt rounded(cudaStream_t stream, const MhaLaunch& launch, const Rebuilt& t, int columns,
+                std::byte* scratch) {
+  if (launch.is_bf16) return t;
+  const Heads from{.data = static_cast<float*>(const_cast<void*>(t.data)),
+                   .row_stride = t.row_stride,
+                   .head_stride = t.head_stride};
+  launch_round(stream, from, launch.length, launch.num_heads, columns, scratch);
+  return {.data = scratch, .row_stride = std::int64_t{launch.num_heads} * columns, .head_stride = columns};
+}
+
+CUtensorMap boxes_of(const MhaLaunch& launch, const Rebuilt& t, int columns) {
+  return bf16_boxes(t.data, launch.length, (launch.num_heads - 1) * t.head_stride + columns, t.row_stride,
+                    kTile);
 }
 
 }  // namespace
 
 bool mha_fast_supports(const MhaLaunch& launch) {
   return launch.d_nope == kNope && launch.d_rope == kRope && launch.d_v == kValue && launch.scale > 0.0F &&
-         aligned(launch.q_nope) && aligned(launch.q_pe) && aligned(launch.k_nope) && aligned(launch.v) &&
-         aligned(launch.o) && reinterpret_cast<std::uintptr_t>(launch.k_pe.data) % 16 == 0 &&
-         launch.k_pe.stride % 4 == 0;
+         aligned(launch.q_nope) && aligned(launch.q_pe) && aligned(launch.k_nope, launch.is_bf16) &&
+         aligned(launch.v, launch.is_bf16) && aligned(launch.o) &&
+         aligned(launch.k_pe.data, launch.k_pe.stride, 0);
 }
 
 std::size_t mha_fast_scratch(const MhaLaunch& launch) {
-  if (launch.num_rows == 0 || launch.num_heads == 0) return 0;
-  return static_cast<std::size_t>(tiles_of(launch.length) *
-                                  (kRopeBytes + heads_of_section(launch) * kPackedBytes));
+  return rounded_bytes(launch.length, 1, kRope) +
+         (launch.is_bf16 ? 0 : rounded_bytes(launch.length, launch.num_heads, kNope + kValue));
 }
 
 void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch, std::byte* scratch) {
   if (launch.num_rows == 0 || launch.num_heads == 0) return;
   check(cudaFuncSetAttribute(mha_fast_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
         "shared memory of mha");
-  const std::int64_t num_tiles = tiles_of(launch.length);
-  const std::int64_t heads = heads_of_section(launch);
-  for (std::int64_t head = 0; head < launch.num_heads; head += heads) {
-    launch_section(stream, {.base = from_head(launch, head, std::min(heads, launch.num_heads - head)),
-                            .rope = scratch,
-                            .packed = scratch + num_tiles * kRopeBytes,
-                            .num_tiles = static_cast<std::int32_t>(num_tiles),
-                            .row_tiles = 0,
-                            .heads_together = 0});
-  }
+  std::byte* keys = scratch + rounded_bytes(launch.length, 1, kRope);
+  std::byte* values = keys + rounded_bytes(launch.length, launch.num_heads, kNope);
+  launch_round(stream, {.data = launch.k_pe.data, .row_stride = launch.k_pe.stride, .head_stride = 0},
+               launch.length, 1, kRope, scratch);
+  MhaFast fast{.base = launch, .k_nope = {}, .k_pe = {}, .v = {}, .row_tiles = 0, .heads_together = 0};
+  fast.base.k_nope = rounded(stream, launch, launch.k_nope, kNope, keys);
+  fast.base.v = rounded(stream, launch, launch.v, kValue, values);
+  fast.k_nope = boxes_of(launch, fast.base.k_nope, kNope);
+  fast.k_pe = bf16_boxes(scratch, launch.length, kRope, kRope, kTile);
+  fast.v = boxes_of(launch, fast.base.v, kValue);
+  fast.row_tiles = static_cast<std::int32_t>((launch.num_rows + kRows - 1) / kRows);
+  const std::int64_t of_head = static_cast<std::int64_t>(rounded_bytes(launch.length, 1, kNope + kValue));
+  fast.heads_together =
+      static_cast<std::int32_t>(std::clamp<std::int64_t>(kCachedBytes / of_head, 1, launch.num_heads));
+  launch_overlapped(mha_fast_kernel,
+                    dim3(static_cast<unsigned>(fast.row_tiles) * static_cast<unsigned>(launch.num_heads)),
+                    kThreads, kSharedBytes, stream, fast);
+  check_launch("mha");
 }
 
 }  // namespace nibble::kernels::cuda

@@ -32,10 +32,11 @@ Product make_product(const TensorView& x, const Weight& w, const TensorView& y) 
           .x = x.f32(),
           .x_stride = x.stride[0],
           .x_head_stride = x.rank == 3 ? x.stride[1] : 0,
-          .y = y.f32(),
+          .y = y.as<float>(),
           .y_stride = y.stride[0],
           .y_head_stride = y.rank == 3 ? y.stride[1] : 0,
           .m = static_cast<int>(x.dim(0)),
+          .bf16_results = y.dtype == DType::bf16,
           .fp8_inputs = w.shape.activations == quant::ActivationFormat::fp8};
 }
 
