@@ -30,6 +30,9 @@ struct KernelTable {
   void (*topk_gate)(Exec&, const TopkGateArgs&) = nullptr;
   void (*fused_moe)(Exec&, const FusedMoeArgs&) = nullptr;
   void (*sample)(Exec&, const SampleArgs&) = nullptr;
+
+  // What mha likes its k_nope and v in and head_linear writes as well: f32 or bf16. f32 always goes.
+  DType rebuilt = DType::f32;
 };
 
 // Rows that do nothing: runs a model's forward in counting mode, to size its arena.

@@ -256,9 +256,11 @@ struct MhaCase {
   std::int64_t d_v;
 };
 
-const MhaCase kMhaCases[] = {{0, 5, 2, 8, 2, 8},        {1, 1, 1, 3, 2, 1},     {1, 33, 2, 24, 6, 20},
-                             {9, 9, 3, 16, 8, 40},      {7, 90, 4, 33, 10, 17}, {40, 300, 2, 128, 64, 128},
-                             {130, 130, 3, 64, 16, 64}, {3, 1200, 2, 32, 8, 48}};
+const MhaCase kMhaCases[] = {
+    {0, 5, 2, 8, 2, 8},         {1, 1, 1, 3, 2, 1},         {1, 33, 2, 24, 6, 20},
+    {9, 9, 3, 16, 8, 40},       {7, 90, 4, 33, 10, 17},     {40, 300, 2, 128, 64, 128},
+    {130, 130, 3, 64, 16, 64},  {3, 1200, 2, 32, 8, 48},    {300, 300, 2, 128, 64, 128},
+    {5, 260, 45, 128, 64, 128}, {129, 511, 2, 128, 64, 128}};
 
 TEST_P(AttentionTest, PlainMultiHead) {
   Random random(65);
@@ -303,6 +305,39 @@ TEST_P(AttentionTest, PlainMultiHead) {
     }
     EXPECT_TRUE(within_bounds(o.values(), expected)) << "m=" << c.m << " length=" << c.length;
     EXPECT_TRUE(o.guards_intact()) << "m=" << c.m << " length=" << c.length;
+  }
+}
+
+// Keys and values in the type the table prefers: as if rounded to it.
+TEST_P(AttentionTest, PlainMultiHeadOfRebuiltType) {
+  if (device().table().rebuilt != DType::bf16) GTEST_SKIP() << "prefers f32";
+  Random random(67);
+  for (const MhaCase& c : {MhaCase{140, 200, 3, 128, 64, 128}, MhaCase{9, 70, 2, 24, 6, 20}}) {
+    const std::int64_t d_kv = c.d_nope + c.d_v;
+    std::vector<float> rounded = random.floats(c.length * c.heads * d_kv);
+    std::vector<std::uint16_t> codes;
+    for (float& x : rounded) {
+      codes.push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16U));
+      x = std::bit_cast<float>(std::uint32_t{codes.back()} << 16U);
+    }
+    const HostTensor q({c.m, c.heads, c.d_nope + c.d_rope},
+                       random.floats(c.m * c.heads * (c.d_nope + c.d_rope)), 0, HostTensor::kAligned);
+    const HostTensor k_pe({c.length, c.d_rope}, random.floats(c.length * c.d_rope), 0, HostTensor::kAligned);
+    const HostTensor kv({c.length, c.heads, d_kv}, rounded, 0, HostTensor::kAligned);
+    const TensorView kv_bf16 = make_view(codes.data(), DType::bf16, {c.length, c.heads, d_kv});
+    std::vector<std::vector<float>> results;
+    for (const TensorView& entries : {kv.view(), kv_bf16}) {
+      const HostTensor o({c.m, c.heads, c.d_v}, 0, HostTensor::kAligned);
+      device().table().mha(device().exec(), {.q_nope = q.view().columns(0, c.d_nope),
+                                             .q_pe = q.view().columns(c.d_nope, c.d_nope + c.d_rope),
+                                             .k_nope = entries.columns(0, c.d_nope),
+                                             .k_pe = k_pe.view(),
+                                             .v = entries.columns(c.d_nope, d_kv),
+                                             .scale = 0.1F,
+                                             .o = o.view()});
+      results.push_back(o.values());
+    }
+    EXPECT_TRUE(same_bits(results[0], results[1])) << "m=" << c.m;
   }
 }
 

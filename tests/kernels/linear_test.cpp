@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "quant/activations.h"
+#include "quant/float16.h"
 #include "quant/float8.h"
 #include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
@@ -368,6 +369,14 @@ TEST_P(LinearTest, PerHead) {
         }
         EXPECT_TRUE(within_bounds(y.values(), expected)) << "m=" << m << " shared=" << shared;
         EXPECT_TRUE(y.guards_intact()) << "m=" << m << " shared=" << shared;
+        if (device().table().rebuilt == DType::f32) continue;
+        std::vector<std::uint16_t> codes(static_cast<std::size_t>(m * kHeads * c.n));
+        device().table().head_linear(
+            device().exec(),
+            {.x = x.view(), .w = w.packed, .y = make_view(codes.data(), DType::bf16, {m, kHeads, c.n})});
+        std::vector<std::uint16_t> rounded;
+        for (const float value : y.values()) rounded.push_back(quant::float_to_bf16(value));
+        EXPECT_EQ(codes, rounded) << "m=" << m << " shared=" << shared;
       }
     }
     if (HasFailure()) return;

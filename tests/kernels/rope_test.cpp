@@ -35,13 +35,17 @@ TEST_P(RopeTest, RotatesInterleavedPairs) {
   Random random(40);
   for (const std::int64_t d : {2, 6, 16, 64, 70}) {
     for (const std::int64_t heads : {0, 1, 5}) {  // 0: a view of rank 2
-      for (const std::int64_t m : {0, 1, 4, 37}) {
-        const HostTensor cos({kMaxPositions, d / 2}, table(d, cosine), 1);
-        const HostTensor sin({kMaxPositions, d / 2}, table(d, sine), 1);
+      for (const std::int64_t m : {0, 1, 4, 37, 70}) {
+        // Some tensors also as a device has its own.
+        const bool aligned = m % 2 == 0;
+        const std::int64_t lead = aligned ? HostTensor::kAligned : HostTensor::kUnaligned;
+        const HostTensor cos({kMaxPositions, d / 2}, table(d, cosine), aligned ? 0 : 1, lead);
+        const HostTensor sin({kMaxPositions, d / 2}, table(d, sine), aligned ? 0 : 1, lead);
         const std::int64_t row = std::max<std::int64_t>(heads, 1) * d;
         const std::vector<float> before = activations(random, m * row);
+        const std::int64_t gap = aligned ? 4 : 7;
         const HostTensor x =
-            heads == 0 ? HostTensor({m, d}, before, 7) : HostTensor({m, heads, d}, before, 7);
+            heads == 0 ? HostTensor({m, d}, before, gap, lead) : HostTensor({m, heads, d}, before, gap, lead);
         std::vector<std::int32_t> positions;
         for (std::int64_t i = 0; i < m; ++i)
           positions.push_back(static_cast<std::int32_t>(random.below(kMaxPositions)));

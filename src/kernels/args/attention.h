@@ -77,9 +77,9 @@ struct MlaAbsorbedArgs {
 struct MhaArgs {
   TensorView q_nope;  // [m, heads, d_nope] f32
   TensorView q_pe;    // [m, heads, d_rope] f32
-  TensorView k_nope;  // [length, heads, d_nope] f32
+  TensorView k_nope;  // [length, heads, d_nope] f32, or KernelTable::rebuilt
   TensorView k_pe;    // [length, d_rope] f32, shared by all heads
-  TensorView v;       // [length, heads, d_v] f32
+  TensorView v;       // [length, heads, d_v] as k_nope
   float scale;
   TensorView o;  // [m, heads, d_v] f32
 };

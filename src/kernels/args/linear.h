@@ -44,7 +44,7 @@ struct GatedLinearArgs {
 struct HeadLinearArgs {
   TensorView x;     // [m, heads, k] f32, or [m, k] shared by all heads when x.rank == 2
   const Weight& w;  // num_groups = heads
-  TensorView y;     // [m, heads, n] f32
+  TensorView y;     // [m, heads, n] f32, or KernelTable::rebuilt
 };
 
 // Per head h: y[m, h, :] = w[h]^T * x[m, h, :]; folds W_UK into the query (DeepSeek-V2, eq. 10 ff.).

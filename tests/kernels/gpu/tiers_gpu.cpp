@@ -40,6 +40,7 @@ class WaitingDevice final : public Device {
     wrap<&KernelTable::topk_gate>();
     wrap<&KernelTable::fused_moe>();
     wrap<&KernelTable::sample>();
+    table_.rebuilt = cuda_table().rebuilt;
   }
 
   [[nodiscard]] std::string description() const override { return device_->description(); }

@@ -41,13 +41,21 @@ struct MlaLaunch {
 // Any shape and cache type, float32 arithmetic, one block a row and head.
 void launch_mla_general(cudaStream_t stream, const MlaLaunch& launch);
 
+// Rebuilt keys or values [length, heads, d], float32 or bf16.
+struct Rebuilt {
+  const void* data;
+  std::int64_t row_stride;
+  std::int64_t head_stride;
+};
+
 struct MhaLaunch {
   Heads q_nope;
   Heads q_pe;
-  Heads k_nope;
+  Rebuilt k_nope;
   Rows k_pe;
-  Heads v;
+  Rebuilt v;
   Heads o;
+  bool is_bf16;  // k_nope and v
   std::int64_t num_rows;
   std::int64_t length;
   std::int32_t num_heads;
@@ -62,6 +70,8 @@ void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch);
 
 // Keys of 128 + 64, values of 128, vector-aligned tensors; bf16 operands on tensor cores.
 bool mha_fast_supports(const MhaLaunch& launch);
-void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch);
+// Bytes of scratch that launch_mha_fast needs.
+std::size_t mha_fast_scratch(const MhaLaunch& launch);
+void launch_mha_fast(cudaStream_t stream, const MhaLaunch& launch, std::byte* scratch);
 
 }  // namespace nibble::kernels::cuda

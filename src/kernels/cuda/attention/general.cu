@@ -1,5 +1,7 @@
 // Both attention forms for any shape in float32: one block takes one query row and head through its visible
 // entries, 64 at a time, with a running maximum and sum.
+#include <cuda_bf16.h>
+
 #include <cstdint>
 
 #include "kernels/cuda/attention/attention.h"
@@ -127,10 +129,12 @@ __global__ void __launch_bounds__(kThreads) mla_general_kernel(MlaLaunch launch)
   attend(entries, query, num_visible, launch.scale, launch.d_latent, o, buffer);
 }
 
+// T: float or bf16.
+template <class T>
 struct HeadEntries {
-  const float* k_nope;
+  const T* k_nope;
   const float* k_pe;
-  const float* v;
+  const T* v;
   std::int64_t k_nope_stride;
   std::int64_t k_pe_stride;
   std::int64_t v_stride;
@@ -140,22 +144,25 @@ struct HeadEntries {
   __device__ void select(std::int64_t first, int) { begin = first; }
   __device__ float key(int j, int i) const {
     const std::int64_t at = begin + j;
-    return i < d_nope ? k_nope[at * k_nope_stride + i] : k_pe[at * k_pe_stride + i - d_nope];
+    return i < d_nope ? static_cast<float>(k_nope[at * k_nope_stride + i])
+                      : k_pe[at * k_pe_stride + i - d_nope];
   }
-  __device__ float value(int j, int c) const { return v[(begin + j) * v_stride + c]; }
+  __device__ float value(int j, int c) const { return static_cast<float>(v[(begin + j) * v_stride + c]); }
 };
 
+template <class T>
 __global__ void __launch_bounds__(kThreads) mha_general_kernel(MhaLaunch launch) {
   extern __shared__ float buffer[];
   const std::int64_t row = blockIdx.x;
   const std::int64_t head = blockIdx.y;
-  HeadEntries entries{.k_nope = launch.k_nope.data + head * launch.k_nope.head_stride,
-                      .k_pe = launch.k_pe.data,
-                      .v = launch.v.data + head * launch.v.head_stride,
-                      .k_nope_stride = launch.k_nope.row_stride,
-                      .k_pe_stride = launch.k_pe.stride,
-                      .v_stride = launch.v.row_stride,
-                      .d_nope = launch.d_nope};
+  HeadEntries<T> entries{
+      .k_nope = static_cast<const T*>(launch.k_nope.data) + head * launch.k_nope.head_stride,
+      .k_pe = launch.k_pe.data,
+      .v = static_cast<const T*>(launch.v.data) + head * launch.v.head_stride,
+      .k_nope_stride = launch.k_nope.row_stride,
+      .k_pe_stride = launch.k_pe.stride,
+      .v_stride = launch.v.row_stride,
+      .d_nope = launch.d_nope};
   const Query query{
       .first = launch.q_nope.data + row * launch.q_nope.row_stride + head * launch.q_nope.head_stride,
       .second = launch.q_pe.data + row * launch.q_pe.row_stride + head * launch.q_pe.head_stride,
@@ -194,9 +201,10 @@ void launch_mla_general(cudaStream_t stream, const MlaLaunch& launch) {
 void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch) {
   if (launch.num_rows == 0 || launch.num_heads == 0) return;
   const dim3 grid(static_cast<unsigned>(launch.num_rows), static_cast<unsigned>(launch.num_heads));
+  const auto kernel = launch.is_bf16 ? mha_general_kernel<__nv_bfloat16> : mha_general_kernel<float>;
   const std::size_t bytes =
-      allow_shared(mha_general_kernel, static_cast<std::size_t>(launch.d_nope + launch.d_rope + launch.d_v));
-  mha_general_kernel<<<grid, kThreads, bytes, stream>>>(launch);
+      allow_shared(kernel, static_cast<std::size_t>(launch.d_nope + launch.d_rope + launch.d_v));
+  kernel<<<grid, kThreads, bytes, stream>>>(launch);
   check_launch("mha");
 }
 

@@ -14,6 +14,10 @@ Heads heads_of(const TensorView& t) {
   return {.data = t.f32(), .row_stride = t.stride[0], .head_stride = t.stride[1]};
 }
 
+Rebuilt rebuilt_of(const TensorView& t) {
+  return {.data = t.data, .row_stride = t.stride[0], .head_stride = t.stride[1]};
+}
+
 }  // namespace
 
 void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args) {
@@ -52,12 +56,15 @@ void mha(Exec& exec, const MhaArgs& args) {
   const std::int64_t m = args.q_nope.dim(0);
   const std::int64_t length = args.k_pe.dim(0);
   NIB_CHECK(m <= length, "{} query rows over {} entries", m, length);
+  NIB_CHECK(args.k_nope.dtype == args.v.dtype, "keys are {}, values {}", dtype_name(args.k_nope.dtype),
+            dtype_name(args.v.dtype));
   const MhaLaunch launch{.q_nope = heads_of(args.q_nope),
                          .q_pe = heads_of(args.q_pe),
-                         .k_nope = heads_of(args.k_nope),
+                         .k_nope = rebuilt_of(args.k_nope),
                          .k_pe = rows_of(args.k_pe),
-                         .v = heads_of(args.v),
+                         .v = rebuilt_of(args.v),
                          .o = heads_of(args.o),
+                         .is_bf16 = args.k_nope.dtype == DType::bf16,
                          .num_rows = m,
                          .length = length,
                          .num_heads = static_cast<std::int32_t>(args.q_nope.dim(1)),
@@ -65,10 +72,11 @@ void mha(Exec& exec, const MhaArgs& args) {
                          .d_rope = static_cast<std::int32_t>(args.q_pe.dim(2)),
                          .d_v = static_cast<std::int32_t>(args.v.dim(2)),
                          .scale = args.scale};
+  CudaExec& cuda = cuda_exec(exec);
   if (mha_fast_supports(launch)) {
-    launch_mha_fast(cuda_exec(exec).stream(), launch);
+    launch_mha_fast(cuda.stream(), launch, cuda.scratch(mha_fast_scratch(launch)));
   } else {
-    launch_mha_general(cuda_exec(exec).stream(), launch);
+    launch_mha_general(cuda.stream(), launch);
   }
 }
 

@@ -160,7 +160,12 @@ __global__ void __launch_bounds__(kWarps * 32)
     for (int i = 0; i < kTokenTiles; ++i) {
       const int token = token0 + i * 8 + lane % 4 * 2 + j % 2;
       if (token < p.m && tile * kTileRows + row < p.w.n) {
-        p.y[token * p.y_stride + head * p.y_head_stride + tile * kTileRows + row] = factor * sums[i][j];
+        const std::int64_t at = token * p.y_stride + head * p.y_head_stride + tile * kTileRows + row;
+        if (p.bf16_results) {
+          reinterpret_cast<__nv_bfloat16*>(p.y)[at] = __float2bfloat16_rn(factor * sums[i][j]);
+        } else {
+          p.y[at] = factor * sums[i][j];
+        }
       }
     }
   }

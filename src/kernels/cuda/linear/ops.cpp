@@ -32,10 +32,11 @@ Product make_product(const TensorView& x, const Weight& w, const TensorView& y) 
           .x = x.f32(),
           .x_stride = x.stride[0],
           .x_head_stride = x.rank == 3 ? x.stride[1] : 0,
-          .y = y.f32(),
+          .y = y.as<float>(),
           .y_stride = y.stride[0],
           .y_head_stride = y.rank == 3 ? y.stride[1] : 0,
           .m = static_cast<int>(x.dim(0)),
+          .bf16_results = y.dtype == DType::bf16,
           .fp8_inputs = w.shape.activations == quant::ActivationFormat::fp8};
 }
 
@@ -69,6 +70,25 @@ void launch_fast_product(const Product& p, const PackedWeight* up, const Launch&
   } else {
     launch_prefill_product(p, up, launch);
   }
+}
+
+// Heads that share their inputs are one matrix if their rows, and those of the results, lie one after
+// another.
+bool is_one_matrix(const Product& p) {
+  const PackedWeight& w = p.w;
+  return p.x_head_stride == 0 && p.y_head_stride == w.n && w.n == w.num_tiles * kTileRows &&
+         w.permutation_offset == 0 && w.group_code_bytes == w.num_tiles * w.tile_code_bytes &&
+         w.group_scale_bytes == w.num_tiles * w.tile_scale_bytes;
+}
+
+Product as_one_matrix(Product p) {
+  PackedWeight& w = p.w;
+  w.n *= w.num_groups;
+  w.num_tiles *= w.num_groups;
+  w.group_code_bytes *= w.num_groups;
+  w.group_scale_bytes *= w.num_groups;
+  w.num_groups = 1;
+  return p;
 }
 
 // Gate and up of different kinds: two products and what joins them.
@@ -155,7 +175,15 @@ void gated_linear(Exec& exec, const GatedLinearArgs& args) {
 void head_linear(Exec& exec, const HeadLinearArgs& args) {
   check_product(args.x, args.w.shape, args.y);
   CudaExec& cuda = cuda_exec(exec);
-  launch_head_product(make_product(args.x, args.w, args.y), launch_on(cuda));
+  const Product p = make_product(args.x, args.w, args.y);
+  constexpr int kFewTokens = 8;  // head.cu is made for these
+  if (p.m > kFewTokens && is_one_matrix(p)) {
+    const Product whole = as_one_matrix(p);
+    launch_fast_product(whole, nullptr,
+                        launch_on(cuda, cuda.scratch(scratch_bytes(whole, 1, cuda.num_sms()))));
+  } else {
+    launch_head_product(p, launch_on(cuda));
+  }
   check_launch("head_linear");
 }
 

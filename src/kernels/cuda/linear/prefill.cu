@@ -518,7 +518,8 @@ void launch_prefill_product(const Product& p, const PackedWeight* up, const Laun
                    .row_tiles = 0,
                    .token_tiles = 0,
                    .cluster = 1,
-                   .accumulate = p.accumulate};
+                   .accumulate = p.accumulate,
+                   .bf16_results = p.bf16_results};
   if (up == nullptr || !has_wide_scales(p.w.format)) {
     launch_products(args, up != nullptr, launch);
     return;

@@ -466,7 +466,8 @@ void launch_gated(const Product& p, const PackedWeight* up, const Launch& launch
                          .row_tiles = 0,
                          .token_tiles = 0,
                          .cluster = cut.cluster,
-                         .accumulate = p.accumulate};
+                         .accumulate = p.accumulate,
+                         .bf16_results = p.bf16_results};
   with_tokens<kGated>(cut.tokens, [&](auto config) { launch_kernel<decltype(config)>(args, launch); });
 }
 

@@ -22,8 +22,9 @@ struct Product {
   std::int64_t y_stride = 0;
   std::int64_t y_head_stride = 0;
   int m = 0;
-  bool accumulate = false;  // only where a launcher says so
-  bool fp8_inputs = false;  // x is what quantize_activation made of it
+  bool accumulate = false;    // only where a launcher says so
+  bool bf16_results = false;  // y points at bf16 numbers; not where results accumulate
+  bool fp8_inputs = false;    // x is what quantize_activation made of it
 };
 
 struct Launch {

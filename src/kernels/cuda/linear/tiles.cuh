@@ -26,6 +26,7 @@ struct PrefillArgs {
   int token_tiles;
   int cluster;  // blocks that split k
   bool accumulate;
+  bool bf16_results;  // y points at bf16 numbers
 };
 
 // A block's place in the grid: what it multiplies.
@@ -107,7 +108,12 @@ __device__ __forceinline__ float silu_mul(float gate, float up) { return gate / 
 
 __device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
   if (token >= args.m || row >= args.w[0].n) return;
-  float* y = args.y + token * args.y_stride + row;
+  const std::int64_t at = token * args.y_stride + row;
+  if (args.bf16_results) {
+    reinterpret_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(value);
+    return;
+  }
+  float* y = args.y + at;
   *y = args.accumulate ? *y + value : value;
 }
 
