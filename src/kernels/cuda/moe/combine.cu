@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/moe/stage_tokens.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda::moe {
 namespace {
@@ -12,12 +13,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kAll = 0xFFFFFFFFU;
 
-// One thread per output column of one token.
-__global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
-  let_next_kernel_start();
-  extern __shared__ std::int32_t order[];  // slots of this token by ascending expert
+// The slots of a token by ascending expert, -1 left out. By the whole block; returns how many.
+__device__ __forceinline__ int order_slots(const MoeParams& p, int token, std::int32_t* order) {
   __shared__ int num_valid;
-  const int token = static_cast<int>(blockIdx.x);
   const std::int32_t* ids = p.ids + std::int64_t{token} * p.topk;
   if (threadIdx.x == 0) num_valid = 0;
   __syncthreads();
@@ -32,6 +30,15 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
     atomicAdd(&num_valid, 1);
   }
   __syncthreads();
+  return num_valid;
+}
+
+// One thread per output column of one token.
+__global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
+  let_next_kernel_start();
+  extern __shared__ std::int32_t order[];
+  const int token = static_cast<int>(blockIdx.x);
+  const int num_valid = order_slots(p, token, order);
   wait_for_earlier_kernels();
   const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= p.down.n || num_valid == 0) return;
@@ -41,6 +48,37 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
 #pragma unroll 8
   for (int i = 0; i < num_valid; ++i) sum += __ldcs(partial + std::int64_t{order[i]} * p.down.n);
   y = sum;
+}
+
+// One block per token, four neighbouring columns a thread; the outputs of eight experts are asked for at
+// once. Adds in the same order as combine_kernel.
+__global__ void __launch_bounds__(kThreads, 3) combine_many_kernel(const __grid_constant__ MoeParams p) {
+  constexpr int kAtOnce = 8;
+  let_next_kernel_start();
+  extern __shared__ std::int32_t order[];
+  const int token = static_cast<int>(blockIdx.x);
+  const int num_valid = order_slots(p, token, order);
+  wait_for_earlier_kernels();
+  if (num_valid == 0) return;
+  const int quads = p.down.n / 4;
+  auto* y = reinterpret_cast<float4*>(p.y + token * p.y_stride);
+  const auto* partial = reinterpret_cast<const float4*>(p.partial) + std::int64_t{token} * p.topk * quads;
+  for (int quad = static_cast<int>(threadIdx.x); quad < quads; quad += kThreads) {
+    float4 sum = y[quad];
+    for (int first = 0; first < num_valid; first += kAtOnce) {
+      float4 parts[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < num_valid) parts[i] = __ldcs(partial + std::int64_t{order[first + i]} * quads + quad);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i >= num_valid) break;
+        sum = {sum.x + parts[i].x, sum.y + parts[i].y, sum.z + parts[i].z, sum.w + parts[i].w};
+      }
+    }
+    y[quad] = sum;
+  }
 }
 
 __device__ float warp_max(float value) {
@@ -115,21 +153,17 @@ void launch_quantize_hidden(const MoeParams& p, std::int64_t rows, cudaStream_t 
 }
 
 void launch_combine(const MoeParams& p, cudaStream_t stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(p.m), static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads));
-  config.blockDim = dim3(kThreads);
+  constexpr int kManyTokens = 128;
+  const bool quads =
+      p.down.n % 4 == 0 && p.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(p.y) % 16 == 0;
+  const bool many = quads && p.m >= kManyTokens;
+  const int columns = (p.down.n + kThreads - 1) / kThreads;
   // Whole vectors: the compiler reads `order` four at a time.
   constexpr int kVector = 4;
   const int slots = (p.topk + kVector - 1) / kVector * kVector;
-  config.dynamicSmemBytes = static_cast<std::size_t>(slots) * sizeof(std::int32_t);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, combine_kernel, p);
+  launch_overlapped(many ? combine_many_kernel : combine_kernel,
+                    dim3(static_cast<unsigned>(p.m), static_cast<unsigned>(many ? 1 : columns)), kThreads,
+                    slots * static_cast<int>(sizeof(std::int32_t)), stream, p);
 }
 
 }  // namespace nibble::kernels::cuda::moe
