@@ -116,7 +116,8 @@ __global__ void __launch_bounds__(BlockShape<F, I, G>::kThreads, 1)
     ComputeCursor<B> w{
         .shared = shared_address(shared), .memory = shared, .warp = warp, .lane = lane, .at = {}};
     const GroupScales groups{.maxima = reinterpret_cast<unsigned*>(shared + B::kMaximaAt),
-                             .scales = reinterpret_cast<float2*>(shared + B::kGroupScalesAt)};
+                             .scales = reinterpret_cast<float2*>(shared + B::kGroupScalesAt),
+                             .stage = shared + B::kMaximaAt};
     compute_units<F, I, kFirst, G>(params, c, w, groups);
   }
 }
