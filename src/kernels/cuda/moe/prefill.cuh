@@ -30,7 +30,8 @@ __device__ __forceinline__ void run_unit(const PrefillParams& params, const Pref
     gate_values<kN>(acc, factors);
     write_hidden<I, kN>(params, tile, row_tiles[0], w.warp, w.lane, groups, acc[0]);
   } else {
-    write_partial<kN>(params.p, tokens, row_tiles[0], w.lane, acc, factors);
+    write_partial<kN>(params.p, tokens, row_tiles[0], w.lane, groups.stage + w.warp * PieceWriter::kBytes,
+                      acc, factors);
   }
 }
 

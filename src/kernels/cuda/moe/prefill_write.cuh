@@ -221,28 +221,34 @@ struct LaneSlots {
 
 template <int kN>
 __device__ __forceinline__ void write_partial(const MoeParams& p, const LaneSlots<kN>& tokens, int row_tile,
-                                              int lane, const float (&acc)[2][kN / 2],
+                                              int lane, std::byte* stage, const float (&acc)[2][kN / 2],
                                               const float (&factors)[2][2]) {
-  const int row = row_tile * kTileRows + lane / 4;
-  constexpr int kHalfRows = kGroupTiles * kTileRows;
-  float* out = p.partial + row;
+  const PieceWriter writer(stage, lane);
+  const std::int64_t row = partial_row(p);
+  std::uint16_t* out = p.partial_bf16 + row_tile * kTileRows + PieceWriter::piece(lane) * 8;
 #pragma unroll
-  for (int j = 0; j < kN / 8; ++j) {
+  for (int i = 0; i < kN / 16; ++i) {
+    const int first = i % 2 * 16;  // lane of the first token
+    float weights[4];              // of the lane's tokens 8j, 8j + 1
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int from = j % 4 * 8 + lane % 4 * 2 + i;
-      const int slot = __shfl_sync(0xFFFFFFFFU, tokens.slots[j / 4], from);
-      const float weight = __shfl_sync(0xFFFFFFFFU, tokens.weights[j / 4], from);
-      if (slot < 0) continue;
-      float* of_slot = out + std::int64_t{slot} * p.down.n;
+    for (int j = 0; j < 4; ++j) {
+      weights[j] = __shfl_sync(0xFFFFFFFFU, tokens.weights[i / 2], first + j / 2 * 8 + lane % 4 * 2 + j % 2);
+    }
+    const int slot = __shfl_sync(0xFFFFFFFFU, tokens.slots[i / 2], first + PieceWriter::token(lane));
+    std::uint16_t* of_slot = out + slot * row;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t pairs[4];
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int offset = half * kHalfRows + 8 * r;
-          if (row + offset >= p.down.n) continue;
-          __stcs(of_slot + offset, weight * (acc[half][4 * j + 2 * r + i] * factors[half][r]));
-        }
+      for (int j = 0; j < 4; ++j) {
+        const float* sums = acc[half] + 8 * i + 2 * j;
+        const float factor = factors[half][j % 2];
+        pairs[j] =
+            round_pair(weights[j / 2 * 2] * (sums[0] * factor), weights[j / 2 * 2 + 1] * (sums[1] * factor));
+      }
+      const uint4 piece = writer.exchange(pairs);
+      if (slot >= 0 && row_tile + half * kGroupTiles < p.down.num_tiles) {
+        __stcs(reinterpret_cast<uint4*>(of_slot + half * kGroupTiles * kTileRows), piece);
       }
     }
   }
