@@ -69,6 +69,53 @@ TEST_P(LinearTest, ManyTokens) {
   }
 }
 
+// Routers of long prompts: aligned rows, sums of one sign, which grow, and inputs of very different sizes.
+TEST_P(LinearTest, ExactProductsOfManyTokens) {
+  struct Size {
+    std::int64_t m;
+    std::int64_t n;
+    std::int64_t k;
+  };
+  constexpr Size kSizes[] = {{49, 16, 4},     {64, 40, 64},    {65, 130, 132},  {127, 64, 2048},
+                             {257, 256, 512}, {600, 200, 100}, {1100, 136, 64}, {70, 20, 7168}};
+  Random random(13);
+  for (const auto format : {quant::WeightFormat::bf16, quant::WeightFormat::f32}) {
+    for (const Size size : kSizes) {
+      SCOPED_TRACE(fmt::format("{} m={} n={} k={}", quant::format_name(format), size.m, size.n, size.k));
+      PackedGroups w = random_groups(device(), random, format, 1, size.n, size.k);
+      for (const bool grows : {false, true}) {
+        std::vector<float> x_values = activations(random, size.m * size.k);
+        if (grows) {
+          // Products with row 0 of the weights are all positive.
+          for (std::size_t i = 0; i < x_values.size(); ++i) {
+            const float sign = w.weights[0][i % static_cast<std::size_t>(size.k)] < 0.0F ? -1.0F : 1.0F;
+            x_values[i] = std::abs(x_values[i]) * sign;
+          }
+        } else {
+          for (std::size_t i = 0; i < x_values.size(); i += 7) x_values[i] *= 1e30F;
+        }
+        const HostTensor x({size.m, size.k}, x_values, 8, HostTensor::kAligned);
+        const std::vector<float> y_before = random.floats(size.m * size.n);
+        const HostTensor y =
+            grows ? HostTensor({size.m, size.n}, y_before, 3) : HostTensor({size.m, size.n}, 3);
+        device().table().linear(device().exec(), {.x = x.view(),
+                                                  .w = w.packed,
+                                                  .y = y.view(),
+                                                  .accumulate = grows,
+                                                  .precision = Precision::exact});
+        std::vector<Bounded> expected = product(exact(x_values), w.weights[0], size.m, size.n, size.k, false);
+        for (std::size_t i = 0; grows && i < expected.size(); ++i) {
+          expected[i].value += static_cast<double>(y_before[i]);
+          expected[i].bound += 2.0 * kEpsF32 * (std::abs(expected[i].value) + std::abs(y_before[i]));
+        }
+        EXPECT_TRUE(within_bounds(y.values(), expected));
+        EXPECT_TRUE(x.guards_intact() && y.guards_intact());
+      }
+      if (HasFailure()) return;
+    }
+  }
+}
+
 // Scales at the ends of their ranges: 2^-127 is a subnormal, and bf16 or float32 shortcuts break there.
 TEST_P(LinearTest, ExtremeScales) {
   Random random(12);

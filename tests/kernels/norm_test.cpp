@@ -77,6 +77,47 @@ TEST_P(NormTest, RmsNormOfASum) {
   }
 }
 
+// Rows of long prompts come out as they do alone.
+TEST_P(NormTest, ManyRows) {
+  constexpr std::int64_t kRows = 700;
+  Random random(35);
+  for (const std::int64_t d : {64, 132, 2048, 7168, 8200}) {
+    for (const bool adds : {false, true}) {
+      SCOPED_TRACE(fmt::format("d={} adds={}", d, adds));
+      const std::vector<float> weight = random.floats(d, 0.1F, 2.0F);
+      const HostTensor weights({1, d}, weight, 0, HostTensor::kAligned);
+      const std::vector<float> a = activations(random, kRows * d);
+      const std::vector<float> b = activations(random, kRows * d);
+      const HostTensor x({kRows, d}, a, 8, HostTensor::kAligned);
+      const HostTensor add({kRows, d}, b, 4, HostTensor::kAligned);
+      const HostTensor y({kRows, d}, 12, HostTensor::kAligned);
+      const auto run = [&](const TensorView& in, const TensorView& more, const TensorView& out) {
+        RmsNormArgs args{.x = in, .weight = weights.row(0), .eps = 1e-6F, .y = out};
+        if (adds) args.add = more;
+        device().table().rms_norm(device().exec(), args);
+      };
+      run(x.view(), add.view(), y.view());
+      std::vector<float> sum = a;
+      for (std::size_t i = 0; adds && i < sum.size(); ++i) sum[i] += b[i];
+      const std::vector<float> result = y.values();
+      EXPECT_TRUE(within_bounds(result, normed(sum, weight, 1e-6F)));
+      EXPECT_TRUE(same_bits(x.values(), sum));
+      EXPECT_TRUE(x.guards_intact() && add.guards_intact() && y.guards_intact());
+      for (const std::int64_t i : {std::int64_t{0}, std::int64_t{133}, kRows - 1}) {
+        const auto part = [&](const std::vector<float>& values) {
+          return std::span(values).subspan(i * d, d);
+        };
+        const HostTensor alone({1, d}, part(a), 0, HostTensor::kAligned);
+        const HostTensor add_alone({1, d}, part(b), 0, HostTensor::kAligned);
+        const HostTensor y_alone({1, d}, 0, HostTensor::kAligned);
+        run(alone.view(), add_alone.view(), y_alone.view());
+        EXPECT_TRUE(same_bits(y_alone.values(), part(result))) << "row " << i;
+      }
+      if (HasFailure()) return;
+    }
+  }
+}
+
 // A zero row stays zero; eps decides for tiny rows; large rows do not overflow.
 TEST_P(NormTest, RmsNormOfUnusualMagnitudes) {
   constexpr std::int64_t kD = 33;

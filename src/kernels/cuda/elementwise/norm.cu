@@ -1,11 +1,13 @@
 // rms_norm and add. A thread takes four neighbouring values, in one access where alignment lets it: which
 // values a thread sums does not depend on alignment, so neither does the result.
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/elementwise/reduce.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
 
@@ -124,6 +126,73 @@ __global__ void __launch_bounds__(1024)
   }
 }
 
+// Many rows: a block takes every gridDim.x-th, rows ahead come by bulk copies while one is worked on. Each
+// thread has the vectors that it has in rms_norm_kernel, all in registers, and adds them in the same order.
+constexpr int kMaxStages = 4;
+constexpr int kStreamVectors = 2;  // of a thread
+template <bool kAdds>
+__global__ void __launch_bounds__(1024, 1)
+    rms_norm_stream_kernel(Rows x, Rows add, const float* weight, float eps, Rows y, int m, int d,
+                           int stages) {
+  let_next_kernel_start();
+  extern __shared__ __align__(16) float ring[];  // [stage]{x, add}
+  __shared__ std::uint64_t filled[kMaxStages];
+  constexpr int kOperands = kAdds ? 2 : 1;
+  const int first = static_cast<int>(threadIdx.x) * kVector;
+  const int step = static_cast<int>(blockDim.x) * kVector;
+  float4 weights[kStreamVectors];
+#pragma unroll
+  for (int i = 0; i < kStreamVectors; ++i) weights[i] = load4<true>(weight, first + i * step, d);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < stages; ++i) mbarrier_init(shared_address(filled + i), 1);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  wait_for_earlier_kernels();
+  const auto request = [&](int row, int stage) {
+    if (threadIdx.x != 0 || row >= m) return;
+    const std::uint32_t barrier = shared_address(filled + stage);
+    const std::uint32_t to = shared_address(ring + stage * kOperands * d);
+    const std::uint32_t bytes = static_cast<std::uint32_t>(d) * 4;
+    mbarrier_expect(barrier, kOperands * bytes);
+    bulk_copy(to, x.data + row * x.stride, bytes, barrier);
+    if (kAdds) bulk_copy(to + bytes, add.data + row * add.stride, bytes, barrier);
+  };
+  for (int i = 0; i < stages; ++i) request(static_cast<int>(blockIdx.x + i * gridDim.x), i);
+  int stage = 0;
+  std::uint32_t parity = 0;
+  for (int row = static_cast<int>(blockIdx.x); row < m; row += static_cast<int>(gridDim.x)) {
+    mbarrier_wait(shared_address(filled + stage), parity);
+    const float* in = ring + stage * kOperands * d;
+    float4 kept[kStreamVectors];
+    float sum = 0.0F;
+#pragma unroll
+    for (int i = 0; i < kStreamVectors; ++i) {
+      const int at = first + i * step;
+      kept[i] = load4<true>(in, at, d);
+      if (kAdds) {
+        kept[i] = sum_of(kept[i], load4<true>(in + d, at, d));
+        store4<true>(x.data + row * x.stride, at, d, kept[i]);
+      }
+      sum += squares(kept[i]);
+    }
+    const float scale = 1.0F / sqrtf(block_reduce(sum, Sum{}) / static_cast<float>(d) + eps);
+    // Everybody has read the stage.
+    request(row + stages * static_cast<int>(gridDim.x), stage);
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1U;
+    }
+#pragma unroll
+    for (int i = 0; i < kStreamVectors; ++i) {
+      const float4 v = kept[i];
+      const float4 w = weights[i];
+      store4<true>(y.data + row * y.stride, first + i * step, d,
+                   {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
+    }
+  }
+}
+
 template <bool kAligned>
 __global__ void add_kernel(Rows x, Rows y, std::int64_t vectors_per_row, std::int64_t num_vectors,
                            std::int64_t d) {
@@ -143,6 +212,35 @@ bool aligned(const float* data, std::int64_t stride) {
 }
 bool aligned(Rows rows) { return aligned(rows.data, rows.stride); }
 
+int num_sms() {
+  static const int count = [] {
+    int device = 0;
+    int value = 1;
+    check(cudaGetDevice(&device), "device");
+    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "number of SMs");
+    return value;
+  }();
+  return count;
+}
+
+// Whether rms_norm_stream_kernel takes these rows.
+bool streams(std::int64_t m, std::int64_t d, bool vectors) {
+  constexpr std::int64_t kManyRows = 512;
+  return vectors && m >= kManyRows && m <= INT32_MAX / 2 && d <= 1024 * kVector * kStreamVectors;
+}
+
+void launch_stream(cudaStream_t stream, Rows x, Rows add, const float* weight, float eps, Rows y, int m,
+                   int d, int threads) {
+  constexpr int kSharedBytes = 200 * 1024;
+  const int row_bytes = d * 4 * (add.data == nullptr ? 1 : 2);
+  const int blocks = threads <= 512 ? 2 : 1;  // of an SM
+  const int stages = std::min(kMaxStages, kSharedBytes / blocks / row_bytes);
+  auto* kernel = add.data == nullptr ? rms_norm_stream_kernel<false> : rms_norm_stream_kernel<true>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes), "rms_norm");
+  launch_overlapped(kernel, dim3(static_cast<unsigned>(std::min(m, blocks * num_sms()))), threads,
+                    stages * row_bytes, stream, x, add, weight, eps, y, m, d, stages);
+}
+
 }  // namespace
 
 void launch_rms_norm(cudaStream_t stream, Rows x, Rows add, const float* weight, float eps, Rows y,
@@ -151,6 +249,10 @@ void launch_rms_norm(cudaStream_t stream, Rows x, Rows add, const float* weight,
   const std::int64_t warps = (d + 32 * kVector - 1) / (32 * kVector);
   const int threads = 32 * static_cast<int>(warps < 32 ? warps : 32);
   const bool vectors = aligned(x) && aligned(add) && aligned(y) && aligned(weight, d);
+  if (streams(m, d, vectors)) {
+    launch_stream(stream, x, add, weight, eps, y, static_cast<int>(m), static_cast<int>(d), threads);
+    return check_launch("rms_norm");
+  }
   launch_overlapped(vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>, dim3(static_cast<unsigned>(m)),
                     threads, 0, stream, x, add, weight, eps, y, d);
   check_launch("rms_norm");

@@ -22,6 +22,14 @@ __device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t rows) {
   return columns;
 }
 
+// Stores four 8x8 matrices of 16-bit elements, held as transpose_8x8's, transposed: lane l says where row l %
+// 8 of matrix l / 8 (16 bytes of shared memory) goes.
+__device__ __forceinline__ void store_transposed_8x8(std::uint32_t to, const std::uint32_t (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+               "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
+
 // Two floats rounded to bf16, the first in the low half.
 __device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
   std::uint32_t pair;

@@ -1,4 +1,5 @@
-// Products in float32 for every format: the router's, and whatever no faster kernel takes.
+// Products in float32 for every format: the router's, and whatever no faster kernel takes. Those of many
+// tokens go to exact_prefill.cu where it takes them.
 //
 // A warp holds one or two row tiles as fragments (fragment.cuh) and multiplies them by a tile of tokens read
 // straight from memory; each weight is decoded once per token tile. Warps split rows or k; blocks of a
@@ -11,6 +12,7 @@
 #include "kernels/cuda/hopper/cluster.cuh"
 #include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/exact_prefill.h"
 #include "kernels/cuda/linear/product.h"
 #include "kernels/cuda/overlap.h"
 
@@ -279,6 +281,7 @@ __global__ void silu_mul_kernel(const float* gate, const float* up, int n, float
 
 void launch_exact_product(const Product& p, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
+  if (takes_exact_prefill(p)) return launch_exact_prefill_product(p, launch);
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
     if (p.m <= 2) {

@@ -3,8 +3,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/moe/stage_tokens.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda::moe {
 namespace {
@@ -12,12 +14,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kAll = 0xFFFFFFFFU;
 
-// One thread per output column of one token.
-__global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
-  let_next_kernel_start();
-  extern __shared__ std::int32_t order[];  // slots of this token by ascending expert
+// The slots of a token by ascending expert, -1 left out. By the whole block; returns how many.
+__device__ __forceinline__ int order_slots(const MoeParams& p, int token, std::int32_t* order) {
   __shared__ int num_valid;
-  const int token = static_cast<int>(blockIdx.x);
   const std::int32_t* ids = p.ids + std::int64_t{token} * p.topk;
   if (threadIdx.x == 0) num_valid = 0;
   __syncthreads();
@@ -32,15 +31,69 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
     atomicAdd(&num_valid, 1);
   }
   __syncthreads();
+  return num_valid;
+}
+
+// One thread per output column of one token.
+template <bool kBf16>
+__global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
+  let_next_kernel_start();
+  extern __shared__ std::int32_t order[];
+  const int token = static_cast<int>(blockIdx.x);
+  const int num_valid = order_slots(p, token, order);
   wait_for_earlier_kernels();
   const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (column >= p.down.n || num_valid == 0) return;
   float& y = p.y[token * p.y_stride + column];
   float sum = y;
-  const float* partial = p.partial + std::int64_t{token} * p.topk * p.down.n + column;
+  const std::int64_t slot0 = std::int64_t{token} * p.topk;
 #pragma unroll 8
-  for (int i = 0; i < num_valid; ++i) sum += __ldcs(partial + std::int64_t{order[i]} * p.down.n);
+  for (int i = 0; i < num_valid; ++i) {
+    const std::int64_t slot = slot0 + order[i];
+    if constexpr (kBf16) {
+      sum += low_float(__ldcs(p.partial_bf16 + slot * partial_row(p) + column));
+    } else {
+      sum += __ldcs(p.partial + slot * p.down.n + column);
+    }
+  }
   y = sum;
+}
+
+// One block per token, eight neighbouring columns a thread; the bf16 outputs of eight experts are asked for
+// at once. Adds in the same order as combine_kernel.
+__global__ void __launch_bounds__(kThreads, 3) combine_many_kernel(const __grid_constant__ MoeParams p) {
+  constexpr int kAtOnce = 8;
+  let_next_kernel_start();
+  extern __shared__ std::int32_t order[];
+  const int token = static_cast<int>(blockIdx.x);
+  const int num_valid = order_slots(p, token, order);
+  wait_for_earlier_kernels();
+  if (num_valid == 0) return;
+  const std::int64_t row = partial_row(p) / 8;
+  const auto* partial = reinterpret_cast<const uint4*>(p.partial_bf16) + std::int64_t{token} * p.topk * row;
+  for (int at = static_cast<int>(threadIdx.x); at < p.down.n / 8; at += kThreads) {
+    auto* y = reinterpret_cast<float4*>(p.y + token * p.y_stride) + 2 * at;
+    float4 low = y[0];
+    float4 high = y[1];
+    for (int first = 0; first < num_valid; first += kAtOnce) {
+      uint4 parts[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < num_valid) parts[i] = __ldcs(partial + order[first + i] * row + at);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i >= num_valid) break;
+        const uint4& v = parts[i];
+        low = {low.x + low_float(v.x), low.y + high_float(v.x), low.z + low_float(v.y),
+               low.w + high_float(v.y)};
+        high = {high.x + low_float(v.z), high.y + high_float(v.z), high.z + low_float(v.w),
+                high.w + high_float(v.w)};
+      }
+    }
+    y[0] = low;
+    y[1] = high;
+  }
 }
 
 __device__ float warp_max(float value) {
@@ -115,21 +168,17 @@ void launch_quantize_hidden(const MoeParams& p, std::int64_t rows, cudaStream_t 
 }
 
 void launch_combine(const MoeParams& p, cudaStream_t stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(p.m), static_cast<unsigned>((p.down.n + kThreads - 1) / kThreads));
-  config.blockDim = dim3(kThreads);
+  const bool vectors =
+      p.down.n % 8 == 0 && p.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(p.y) % 16 == 0;
+  const bool many = p.partial_bf16 != nullptr && vectors;
+  const int columns = (p.down.n + kThreads - 1) / kThreads;
   // Whole vectors: the compiler reads `order` four at a time.
   constexpr int kVector = 4;
   const int slots = (p.topk + kVector - 1) / kVector * kVector;
-  config.dynamicSmemBytes = static_cast<std::size_t>(slots) * sizeof(std::int32_t);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, combine_kernel, p);
+  auto* one_column = p.partial_bf16 != nullptr ? combine_kernel<true> : combine_kernel<false>;
+  launch_overlapped(many ? combine_many_kernel : one_column,
+                    dim3(static_cast<unsigned>(p.m), static_cast<unsigned>(many ? 1 : columns)), kThreads,
+                    slots * static_cast<int>(sizeof(std::int32_t)), stream, p);
 }
 
 }  // namespace nibble::kernels::cuda::moe

@@ -124,7 +124,11 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
     plan.prefill.h = h.values;
     plan.prefill.h_scales = h.scales;
   }
-  p.partial = pieces.take<float>(pairs * p.down.n);
+  if (kernel == MoeKernel::decode) {
+    p.partial = pieces.take<float>(pairs * p.down.n);
+  } else {
+    p.partial_bf16 = pieces.take<std::uint16_t>(pairs * partial_row(p));
+  }
   plan.p = p;
   plan.prefill.p = p;
   plan.bytes = pieces.used();

@@ -48,6 +48,13 @@ struct MoeParams {
   std::int64_t h_row;  // down.k rounded up to 64
   float* h_f32;        // hidden values in plain order before they are quantised, or null
   float* partial;      // [m * topk, down.n]: each slot's weighted output
+  // Instead of partial after the prefill products: bf16, rows of down.n rounded up to whole row tiles.
+  std::uint16_t* partial_bf16;
 };
+
+// Elements between rows of partial_bf16.
+NIB_HOST_DEVICE inline std::int64_t partial_row(const MoeParams& p) {
+  return std::int64_t{p.down.num_tiles} * kTileRows;
+}
 
 }  // namespace nibble::kernels::cuda::moe

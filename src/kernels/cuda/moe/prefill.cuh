@@ -30,7 +30,8 @@ __device__ __forceinline__ void run_unit(const PrefillParams& params, const Pref
     gate_values<kN>(acc, factors);
     write_hidden<I, kN>(params, tile, row_tiles[0], w.warp, w.lane, groups, acc[0]);
   } else {
-    write_partial<kN>(params.p, tokens, row_tiles[0], w.lane, acc, factors);
+    write_partial<kN>(params.p, tokens, row_tiles[0], w.lane, groups.stage + w.warp * PieceWriter::kBytes,
+                      acc, factors);
   }
 }
 
@@ -116,7 +117,8 @@ __global__ void __launch_bounds__(BlockShape<F, I, G>::kThreads, 1)
     ComputeCursor<B> w{
         .shared = shared_address(shared), .memory = shared, .warp = warp, .lane = lane, .at = {}};
     const GroupScales groups{.maxima = reinterpret_cast<unsigned*>(shared + B::kMaximaAt),
-                             .scales = reinterpret_cast<float2*>(shared + B::kGroupScalesAt)};
+                             .scales = reinterpret_cast<float2*>(shared + B::kGroupScalesAt),
+                             .stage = shared + B::kMaximaAt};
     compute_units<F, I, kFirst, G>(params, c, w, groups);
   }
 }

@@ -1,12 +1,10 @@
 // What a prefill unit's sums become: hidden values as tokens of the second product, or weighted outputs.
 #pragma once
 
+#include "kernels/cuda/hopper/mma.cuh"
 #include "kernels/cuda/moe/prefill_ring.cuh"
 
 namespace nibble::kernels::cuda::moe {
-
-// Good to a few units in the last place; the result is rounded to bf16 or E4M3.
-__device__ __forceinline__ float silu_of(float x) { return __fdividef(x, 1.0F + __expf(-x)); }
 
 // Factors of rows g and g + 8 of both halves; 0 past the last row tile, which makes hidden padding 0.
 __device__ __forceinline__ void prefill_factors(const PrefillContext& c, int expert,
@@ -22,14 +20,19 @@ __device__ __forceinline__ void prefill_factors(const PrefillContext& c, int exp
   }
 }
 
-// acc[0] = hidden values.
+// acc[0] = hidden values. Good to a few units in the last place; the results are rounded to bf16 or E4M3.
 template <int kN>
 __device__ __forceinline__ void gate_values(float (&acc)[2][kN / 2], const float (&factors)[2][2]) {
+  constexpr float kLog2E = 1.44269504F;
+  const float exponents[2] = {-kLog2E * factors[0][0], -kLog2E * factors[0][1]};
 #pragma unroll
   for (int i = 0; i < kN / 2; ++i) {
     const int r = i / 2 % 2;
-    const float value = silu_of(acc[0][i] * factors[0][r]) * (acc[1][i] * factors[1][r]);
-    acc[0][i] = factors[0][r] == 0.0F ? 0.0F : value;
+    float power;
+    float sigmoid;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(acc[0][i] * exponents[r]));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(1.0F + power));
+    acc[0][i] = acc[0][i] * factors[0][r] * sigmoid * (acc[1][i] * factors[1][r]);
   }
 }
 
@@ -39,6 +42,9 @@ struct GroupScales {
   unsigned*
       maxima;  // [pairs of warpgroups][kGroupWarps][kPrefillTileTokens], bits: those of NaN are the largest
   float2* scales;  // [pairs of warpgroups][kPrefillTileTokens]
+  // Where bf16 results are turned, PieceWriter::kBytes a warp. Over maxima, of which a warp's lie in the same
+  // place: it writes them after its last results, and they are read before any next ones.
+  std::byte* stage;
 };
 inline constexpr int kGroupWarps = 2 * kGroupTiles;
 
@@ -132,10 +138,33 @@ __device__ __forceinline__ void write_hidden_fp8(const PrefillParams& params, co
   }
 }
 
+// Turns 16 rows of 16 tokens, as a warp's sums lie, into pieces: eight rows of a token for each lane.
+class PieceWriter {
+ public:
+  static constexpr int kBytes = kWarp * kPieceBytes;  // of the warp's shared memory
+
+  __device__ __forceinline__ PieceWriter(std::byte* stage, int lane)
+      : piece_(reinterpret_cast<uint4*>(stage) + lane), address_(shared_address(piece_)) {}
+  static __device__ __forceinline__ int token(int lane) { return lane / 16 * 8 + lane % 8; }
+  static __device__ __forceinline__ int piece(int lane) { return lane / 8 % 2; }
+  // pairs: two tokens of rows g and g + 8, of the first eight tokens and of the others.
+  __device__ __forceinline__ uint4 exchange(const std::uint32_t (&pairs)[4]) const {
+    __syncwarp();
+    store_transposed_8x8(address_, pairs);
+    __syncwarp();
+    return *piece_;
+  }
+
+ private:
+  const uint4* piece_;
+  std::uint32_t address_;
+};
+
 // The same as bf16, rounded before to what E4M3 holds if there are scales.
 template <int kN>
 __device__ __forceinline__ void write_hidden_bf16(const PrefillParams& params, const Tile& tile, int row_tile,
-                                                  int lane, const float2* scales, float (&h)[kN / 2]) {
+                                                  int lane, const float2* scales, std::byte* stage,
+                                                  float (&h)[kN / 2]) {
   const int panels = num_panels<Input::bf16>(params.p.down);
   const int panel = row_tile / kGroupTiles;
   if (panel >= panels) return;
@@ -147,23 +176,17 @@ __device__ __forceinline__ void write_hidden_bf16(const PrefillParams& params, c
       h[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3))) * scale.x;
     }
   }
-  const bool odd = lane / 4 % 2 != 0;
-  const int first_token = lane % 4 * 2 + static_cast<int>(odd);
-  std::byte* out[2];
+  const PieceWriter writer(stage, lane);
+  const int token = writer.token(lane);
+  std::byte* out = params.h + piece_offset(tile, panels, panel, token,
+                                           row_tile % kGroupTiles * 2 + PieceWriter::piece(lane));
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    out[r] = params.h + lane / 8 * 4 +
-             piece_offset(tile, panels, panel, first_token, row_tile % kGroupTiles * 2 + r);
-  }
+  for (int i = 0; i < kN / 16; ++i) {
+    std::uint32_t pairs[4];
 #pragma unroll
-  for (int j = 0; j < kN / 8; ++j) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float values[2] = {h[4 * j + 2 * r], h[4 * j + 2 * r + 1]};
-      const float other = __shfl_xor_sync(0xFFFFFFFFU, odd ? values[0] : values[1], 4);
-      const std::uint32_t pair = odd ? round_pair(other, values[1]) : round_pair(values[0], other);
-      if (8 * j + first_token < tile.count) *reinterpret_cast<std::uint32_t*>(out[r] + j * kAtomBytes) = pair;
-    }
+    for (int j = 0; j < 4; ++j) pairs[j] = round_pair(h[8 * i + 2 * j], h[8 * i + 2 * j + 1]);
+    const uint4 piece = writer.exchange(pairs);
+    if (16 * i + token < tile.count) *reinterpret_cast<uint4*>(out + i * 2 * kAtomBytes) = piece;
   }
 }
 
@@ -175,7 +198,7 @@ __device__ __forceinline__ void write_hidden(const PrefillParams& params, const 
     write_hidden_fp8<kN>(params, tile, row_tile, lane, find_scales<kN>(groups, warp, lane, h), h);
   } else {
     const float2* scales = params.p.hidden == Hidden::fp8 ? find_scales<kN>(groups, warp, lane, h) : nullptr;
-    write_hidden_bf16<kN>(params, tile, row_tile, lane, scales, h);
+    write_hidden_bf16<kN>(params, tile, row_tile, lane, scales, groups.stage + warp * PieceWriter::kBytes, h);
   }
 }
 
@@ -198,28 +221,34 @@ struct LaneSlots {
 
 template <int kN>
 __device__ __forceinline__ void write_partial(const MoeParams& p, const LaneSlots<kN>& tokens, int row_tile,
-                                              int lane, const float (&acc)[2][kN / 2],
+                                              int lane, std::byte* stage, const float (&acc)[2][kN / 2],
                                               const float (&factors)[2][2]) {
-  const int row = row_tile * kTileRows + lane / 4;
-  constexpr int kHalfRows = kGroupTiles * kTileRows;
-  float* out = p.partial + row;
+  const PieceWriter writer(stage, lane);
+  const std::int64_t row = partial_row(p);
+  std::uint16_t* out = p.partial_bf16 + row_tile * kTileRows + PieceWriter::piece(lane) * 8;
 #pragma unroll
-  for (int j = 0; j < kN / 8; ++j) {
+  for (int i = 0; i < kN / 16; ++i) {
+    const int first = i % 2 * 16;  // lane of the first token
+    float weights[4];              // of the lane's tokens 8j, 8j + 1
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int from = j % 4 * 8 + lane % 4 * 2 + i;
-      const int slot = __shfl_sync(0xFFFFFFFFU, tokens.slots[j / 4], from);
-      const float weight = __shfl_sync(0xFFFFFFFFU, tokens.weights[j / 4], from);
-      if (slot < 0) continue;
-      float* of_slot = out + std::int64_t{slot} * p.down.n;
+    for (int j = 0; j < 4; ++j) {
+      weights[j] = __shfl_sync(0xFFFFFFFFU, tokens.weights[i / 2], first + j / 2 * 8 + lane % 4 * 2 + j % 2);
+    }
+    const int slot = __shfl_sync(0xFFFFFFFFU, tokens.slots[i / 2], first + PieceWriter::token(lane));
+    std::uint16_t* of_slot = out + slot * row;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t pairs[4];
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int offset = half * kHalfRows + 8 * r;
-          if (row + offset >= p.down.n) continue;
-          __stcs(of_slot + offset, weight * (acc[half][4 * j + 2 * r + i] * factors[half][r]));
-        }
+      for (int j = 0; j < 4; ++j) {
+        const float* sums = acc[half] + 8 * i + 2 * j;
+        const float factor = factors[half][j % 2];
+        pairs[j] =
+            round_pair(weights[j / 2 * 2] * (sums[0] * factor), weights[j / 2 * 2 + 1] * (sums[1] * factor));
+      }
+      const uint4 piece = writer.exchange(pairs);
+      if (slot >= 0 && row_tile + half * kGroupTiles < p.down.num_tiles) {
+        __stcs(reinterpret_cast<uint4*>(of_slot + half * kGroupTiles * kTileRows), piece);
       }
     }
   }
