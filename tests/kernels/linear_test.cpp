@@ -1,5 +1,8 @@
-// embed, linear, gated_linear, head_linear and head_linear_transposed on every tier and format.
+// embed, linear, linear_pair, gated_linear, head_linear and head_linear_transposed on every tier and format.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <utility>
 
 #include "core/check.h"
 #include "quant/activations.h"
@@ -53,6 +56,37 @@ TEST_P(LinearTest, AgreesWithDoublePrecision) {
       if (!is_worth_testing(c, m)) continue;
       check_linear(random, w, m, m % 2 == 0, Precision::fast);
       check_linear(random, w, m, m % 2 == 1, Precision::exact);
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// Each of a pair is what it is alone, whether or not one launch makes both: sizes that share and that end
+// tiles.
+TEST_P(LinearTest, PairsOfOneInput) {
+  Random random(13);
+  for (const auto& row : quant::formats()) {
+    const std::int64_t k = row.group_k > 1 ? 448 : 390;
+    for (const auto& [n, other_n] : {std::pair<std::int64_t, std::int64_t>{40, 23}, {16, 300}, {257, 1}}) {
+      const PackedGroups first = random_groups(device(), random, row.format, 1, n, k);
+      const PackedGroups second = random_groups(device(), random, row.format, 1, other_n, k);
+      for (const std::int64_t m : {1, 2, 7, 33}) {
+        SCOPED_TRACE(fmt::format("{} {} + {} m={}", row.name, n, other_n, m));
+        const std::vector<float> x_values = activations(random, m * k);
+        const HostTensor x({m, k}, x_values, 5);
+        const HostTensor y({m, n}, 3);
+        const HostTensor other_y({m, other_n}, 2);
+        device().table().linear_pair(device().exec(), {.x = x.view(),
+                                                       .first = first.packed,
+                                                       .first_y = y.view(),
+                                                       .second = second.packed,
+                                                       .second_y = other_y.view()});
+        const std::vector<Bounded> exact_x = exact(x_values);
+        EXPECT_TRUE(within_bounds(y.values(), product(exact_x, first.weights[0], m, n, k, bf16_products())));
+        EXPECT_TRUE(within_bounds(other_y.values(),
+                                  product(exact_x, second.weights[0], m, other_n, k, bf16_products())));
+        EXPECT_TRUE(y.guards_intact() && other_y.guards_intact());
+      }
     }
     if (HasFailure()) return;
   }
