@@ -31,8 +31,10 @@ struct KernelTable {
   void (*fused_moe)(Exec&, const FusedMoeArgs&) = nullptr;
   void (*sample)(Exec&, const SampleArgs&) = nullptr;
 
-  // What mha likes its k_nope and v in and head_linear writes as well: f32 or bf16. f32 always goes.
-  DType rebuilt = DType::f32;
+  // What mha likes k_nope and v of such heads in: bf16 (head_linear writes it, too), or f32, which it always
+  // takes.
+  DType (*rebuilt)(std::int64_t d_nope, std::int64_t d_rope,
+                   std::int64_t d_v) = [](std::int64_t, std::int64_t, std::int64_t) { return DType::f32; };
 };
 
 // Rows that do nothing: runs a model's forward in counting mode, to size its arena.

@@ -134,8 +134,10 @@ void MlaAttention::attend_naive(Context& ctx, const Step& step, std::int32_t seq
   const std::int64_t heads = config_.num_attention_heads;
   const TensorView latent = ctx.arena.tensor(DType::f32, {length, config_.kv_lora_rank});
   const TensorView k_pe = ctx.arena.tensor(DType::f32, {length, config_.qk_rope_head_dim});
-  const TensorView k_nope = ctx.arena.tensor(ctx.table.rebuilt, {length, heads, config_.qk_nope_head_dim});
-  const TensorView v = ctx.arena.tensor(ctx.table.rebuilt, {length, heads, config_.v_head_dim});
+  const DType rebuilt =
+      ctx.table.rebuilt(config_.qk_nope_head_dim, config_.qk_rope_head_dim, config_.v_head_dim);
+  const TensorView k_nope = ctx.arena.tensor(rebuilt, {length, heads, config_.qk_nope_head_dim});
+  const TensorView v = ctx.arena.tensor(rebuilt, {length, heads, config_.v_head_dim});
   ctx.table.cache_gather(
       ctx.exec, {.cache = step.cache,
                  .page_table = batch.arrays().page_tables + std::ptrdiff_t{seq_idx} * batch.max_pages,

@@ -25,15 +25,13 @@ void cache_gather(Exec& exec, const CacheGatherArgs& args);
 // attention/
 void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args);
 void mha(Exec& exec, const MhaArgs& args);
+DType rebuilt(std::int64_t d_nope, std::int64_t d_rope, std::int64_t d_v);
 
 // moe/
 void topk_gate(Exec& exec, const TopkGateArgs& args);
 void fused_moe(Exec& exec, const FusedMoeArgs& args);
 // The same one value after another, in float32.
 void fused_moe_reference(Exec& exec, const FusedMoeArgs& args);
-
-// sampling/
-void sample(Exec& exec, const SampleArgs& args);
 
 // sampling/
 void sample(Exec& exec, const SampleArgs& args);

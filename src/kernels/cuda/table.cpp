@@ -23,7 +23,7 @@ KernelTable table() {
       .topk_gate = topk_gate,
       .fused_moe = fused_moe,
       .sample = sample,
-      .rebuilt = DType::bf16,
+      .rebuilt = rebuilt,
   };
 }
 

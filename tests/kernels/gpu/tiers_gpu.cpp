@@ -26,6 +26,7 @@ class WaitingDevice final : public Device {
     cuda_table() = device_->table();
     wrap<&KernelTable::embed>();
     wrap<&KernelTable::linear>();
+    wrap<&KernelTable::linear_pair>();
     wrap<&KernelTable::gated_linear>();
     wrap<&KernelTable::head_linear>();
     wrap<&KernelTable::head_linear_transposed>();

@@ -68,7 +68,9 @@ struct MhaLaunch {
 // Any shape, float32 arithmetic, one block a row and head.
 void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch);
 
-// Keys of 128 + 64, values of 128, vector-aligned tensors; bf16 operands on tensor cores.
+// Keys of 128 + 64, values of 128; bf16 operands on tensor cores.
+bool mha_fast_takes(std::int64_t d_nope, std::int64_t d_rope, std::int64_t d_v);
+// Such heads in vector-aligned tensors.
 bool mha_fast_supports(const MhaLaunch& launch);
 // Bytes of scratch that launch_mha_fast needs.
 std::size_t mha_fast_scratch(const MhaLaunch& launch);

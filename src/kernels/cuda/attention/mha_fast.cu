@@ -411,8 +411,12 @@ CUtensorMap boxes_of(const MhaLaunch& launch, const Rebuilt& t, int columns) {
 
 }  // namespace
 
+bool mha_fast_takes(std::int64_t d_nope, std::int64_t d_rope, std::int64_t d_v) {
+  return d_nope == kNope && d_rope == kRope && d_v == kValue;
+}
+
 bool mha_fast_supports(const MhaLaunch& launch) {
-  return launch.d_nope == kNope && launch.d_rope == kRope && launch.d_v == kValue && launch.scale > 0.0F &&
+  return mha_fast_takes(launch.d_nope, launch.d_rope, launch.d_v) && launch.scale > 0.0F &&
          aligned(launch.q_nope) && aligned(launch.q_pe) && aligned(launch.k_nope, launch.is_bf16) &&
          aligned(launch.v, launch.is_bf16) && aligned(launch.o) &&
          aligned(launch.k_pe.data, launch.k_pe.stride, 0);

@@ -80,4 +80,9 @@ void mha(Exec& exec, const MhaArgs& args) {
   }
 }
 
+// Where no fast kernel rounds them anyway, keys and values stay in float32.
+DType rebuilt(std::int64_t d_nope, std::int64_t d_rope, std::int64_t d_v) {
+  return mha_fast_takes(d_nope, d_rope, d_v) ? DType::bf16 : DType::f32;
+}
+
 }  // namespace nibble::kernels::cuda
