@@ -21,6 +21,7 @@
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/dispatch.h"
 #include "kernels/cuda/linear/inputs.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -482,19 +483,8 @@ template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
   auto* kernel = decode_kernel<kFormat, kMatrices>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cut.slices), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(cut.runs * cut.slices));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = launch.stream;
-  config.attrs = attributes;
-  config.numAttrs = cut.slices > 1 ? 2 : 1;
-  cudaLaunchKernelEx(&config, kernel, args);
+  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(cut.runs * cut.slices)), cut.slices, kThreads,
+                             kSharedBytes, launch.stream, args);
 }
 
 DecodeArgs make_args(const Product& p, const PackedWeight& other, int num_tiles, const Cut& cut) {

@@ -214,19 +214,10 @@ void launch_config(const Product& p, const Launch& launch) {
     split.cluster *= 2;
   }
   const int row_groups = ceil_div(p.w.num_tiles, split.warps_n * Config::kTiles);
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(split.cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(row_groups * split.cluster), static_cast<unsigned>(token_tiles),
-                        static_cast<unsigned>(p.w.num_groups));
-  config.blockDim = dim3(kWarps * 32);
-  config.stream = launch.stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  cudaLaunchKernelEx(&config, exact_product_kernel<kFormat, Config>, p, split);
+  const dim3 grid(static_cast<unsigned>(row_groups * split.cluster), static_cast<unsigned>(token_tiles),
+                  static_cast<unsigned>(p.w.num_groups));
+  launch_overlapped_clusters(exact_product_kernel<kFormat, Config>, grid, split.cluster, kWarps * 32, 0,
+                             launch.stream, p, split);
 }
 
 // One block per token; four lanes read the row's part of a block.

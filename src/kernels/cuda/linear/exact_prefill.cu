@@ -14,6 +14,7 @@
 #include "kernels/cuda/hopper/wgmma.cuh"
 #include "kernels/cuda/linear/exact_prefill.h"
 #include "kernels/cuda/linear/tiles.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -287,14 +288,8 @@ void launch_config(ExactArgs args, const Launch& launch) {
   const int tiles = args.row_tiles * ceil_div(args.m, kTokens);
   args.cluster =
       choose_cluster(tiles, args.w.num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost, fitting);
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(tiles * args.cluster));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = C::kSharedBytes;
-  config.stream = launch.stream;
-  launch_early(config, attributes, args.cluster);
-  cudaLaunchKernelEx(&config, kernel, args);
+  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(tiles * args.cluster)), args.cluster,
+                             C::kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 // Many warpgroups share what is cut up; few make more blocks.

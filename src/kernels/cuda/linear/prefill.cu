@@ -21,6 +21,7 @@
 #include "kernels/cuda/linear/inputs.h"
 #include "kernels/cuda/linear/prefill.h"
 #include "kernels/cuda/linear/tiles.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -460,14 +461,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.cluster =
       choose_cluster(tiles, args.w[0].num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost, fitting);
   const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(groups * args.cluster));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = C::kSharedBytes;
-  config.stream = launch.stream;
-  launch_early(config, attributes, args.cluster);
-  cudaLaunchKernelEx(&config, kernel, args);
+  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(groups * args.cluster)), args.cluster,
+                             C::kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 template <Format kFormat, int kTokens>

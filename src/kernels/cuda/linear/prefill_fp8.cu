@@ -10,6 +10,7 @@
 #include "kernels/cuda/linear/inputs.h"
 #include "kernels/cuda/linear/prefill_fp8.h"
 #include "kernels/cuda/linear/tiles.cuh"
+#include "kernels/cuda/overlap.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -433,14 +434,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
   const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(groups * args.cluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = C::kSharedBytes;
-  config.stream = launch.stream;
-  launch_early(config, attributes, args.cluster);
-  cudaLaunchKernelEx(&config, fp8_kernel<C>, args);
+  launch_overlapped_clusters(fp8_kernel<C>, dim3(static_cast<unsigned>(groups * args.cluster)), args.cluster,
+                             kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 // Tiles have 192 tokens at most.

@@ -125,16 +125,6 @@ __device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Attributes of an overlapped launch in clusters; `attributes` has room for two.
-inline void launch_early(cudaLaunchConfig_t& config, cudaLaunchAttribute* attributes, int cluster) {
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
-}
-
 // The cluster size for `tiles` of `steps` steps of k each that makes the busiest block's work least;
 // fitting(size): how many clusters run at once.
 template <class Fitting>
@@ -154,12 +144,15 @@ int choose_cluster(int tiles, int steps, int num_sms, int min_steps, int cluster
 // Clusters of `size` blocks of a kernel that fit the device at once.
 template <class Kernel>
 int max_clusters(Kernel* kernel, int size, int threads, int shared_bytes) {
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(size));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-  launch_early(config, attributes, size);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
   int clusters = 0;
   const bool answered = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
   return answered && clusters > 0 ? clusters : 1;
