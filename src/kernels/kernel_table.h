@@ -35,6 +35,8 @@ struct KernelTable {
   // takes.
   DType (*rebuilt)(std::int64_t d_nope, std::int64_t d_rope,
                    std::int64_t d_v) = [](std::int64_t, std::int64_t, std::int64_t) { return DType::f32; };
+  // Whether fused_moe takes args.shared along, which is then faster than gated_linear and linear beside it.
+  bool (*takes_shared_experts)(const FusedMoeArgs&) = [](const FusedMoeArgs&) { return false; };
 };
 
 // Rows that do nothing: runs a model's forward in counting mode, to size its arena.

@@ -1,5 +1,6 @@
 #include "layers/fused_moe.h"
 
+#include <optional>
 #include <vector>
 
 namespace nibble::layers {
@@ -13,7 +14,7 @@ FusedMoe::FusedMoe(kernels::Weight gate, kernels::Weight up, kernels::Weight dow
     : gate_proj_(std::move(gate)), up_proj_(std::move(up)), down_proj_(std::move(down)) {}
 
 void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView topk_ids,
-                           TensorView topk_weights, TensorView y) const {
+                           TensorView topk_weights, TensorView y, const GatedMlp* shared) const {
   NIB_CHECK(up_proj_.shape.activations == activations(), "gate and up share one input");
   const TensorView x = input.as(activations());
   NIB_CHECK(
@@ -23,6 +24,8 @@ void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView
   const TensorView hidden =
       ctx.inputs == nullptr ? TensorView{}
                             : ctx.arena.tensor(DType::f32, {x.dim(0) * topk_ids.dim(1), gate_proj_.shape.n});
+  std::optional<kernels::SharedExperts> along;
+  if (shared != nullptr) along.emplace(shared->as_shared_experts());
   ctx.table.fused_moe(ctx.exec, {.x = x,
                                  .topk_ids = topk_ids.as<const std::int32_t>(),
                                  .topk_weights = topk_weights.as<const float>(),
@@ -31,8 +34,22 @@ void FusedMoe::forward_add(Context& ctx, const QuantizedInput& input, TensorView
                                  .up = up_proj_,
                                  .down = down_proj_,
                                  .y = y,
-                                 .hidden = hidden});
+                                 .hidden = hidden,
+                                 .shared = along ? &*along : nullptr});
   if (ctx.records_inputs()) record_inputs(ctx, x, topk_ids, hidden);
+}
+
+bool FusedMoe::takes_along(Context& ctx, const GatedMlp& shared, TensorView x, TensorView topk_ids) const {
+  const kernels::SharedExperts along = shared.as_shared_experts();
+  return ctx.table.takes_shared_experts({.x = x,
+                                         .topk_ids = nullptr,
+                                         .topk_weights = nullptr,
+                                         .topk = static_cast<std::int32_t>(topk_ids.dim(1)),
+                                         .gate = gate_proj_,
+                                         .up = up_proj_,
+                                         .down = down_proj_,
+                                         .y = x,
+                                         .shared = &along});
 }
 
 void FusedMoe::record_inputs(Context& ctx, TensorView x, TensorView topk_ids, TensorView hidden) const {

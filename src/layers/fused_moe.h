@@ -3,6 +3,7 @@
 
 #include "kernels/weight.h"
 #include "layers/context.h"
+#include "layers/gated_mlp.h"
 #include "layers/quantized_input.h"
 
 namespace nibble::layers {
@@ -15,8 +16,13 @@ class FusedMoe {
 
   // y += sum over each token's experts of weight * expert(x). x, y: [m, hidden_size] f32, not
   // overlapping; topk_ids: [m, topk] i32; topk_weights: [m, topk] f32.
+  // Where takes_along says so, `shared` may be given: y += shared(x) too, in the same kernels.
   void forward_add(Context& ctx, const QuantizedInput& x, TensorView topk_ids, TensorView topk_weights,
-                   TensorView y) const;
+                   TensorView y, const GatedMlp* shared = nullptr) const;
+  // Whether the backend wants the shared experts with the routed ones rather than beside them. x, topk_ids:
+  // as above, of which only sizes matter.
+  [[nodiscard]] bool takes_along(Context& ctx, const GatedMlp& shared, TensorView x,
+                                 TensorView topk_ids) const;
 
   // What gate and up want their input as.
   [[nodiscard]] quant::ActivationFormat activations() const noexcept { return gate_proj_.shape.activations; }

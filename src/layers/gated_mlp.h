@@ -1,6 +1,7 @@
 // GatedMlp: down(silu(gate(x)) * up(x)), the dense feed-forward block and the shared experts.
 #pragma once
 
+#include "kernels/args/moe.h"
 #include "kernels/weight.h"
 #include "layers/context.h"
 #include "layers/linear.h"
@@ -17,6 +18,10 @@ class GatedMlp {
   void forward(Context& ctx, TensorView x, TensorView y) const;
   // The same for an input that other layers share.
   void forward(Context& ctx, const QuantizedInput& x, TensorView y) const;
+
+  [[nodiscard]] kernels::SharedExperts as_shared_experts() const noexcept {
+    return {.gate = gate_proj_, .up = up_proj_, .down = down_proj_.weight()};
+  }
 
   // What gate and up want their input as.
   [[nodiscard]] quant::ActivationFormat activations() const noexcept { return gate_proj_.shape.activations; }

@@ -41,10 +41,10 @@ struct Experts {
 };
 
 Experts random_experts(Device& device, Random& random, quant::WeightFormat format, std::int64_t n,
-                       std::int64_t k) {
-  return {.gate = random_groups(device, random, format, kExperts, n, k),
-          .up = random_groups(device, random, format, kExperts, n, k),
-          .down = random_groups(device, random, format, kExperts, k, n)};
+                       std::int64_t k, std::int64_t count = kExperts) {
+  return {.gate = random_groups(device, random, format, count, n, k),
+          .up = random_groups(device, random, format, count, n, k),
+          .down = random_groups(device, random, format, count, k, n)};
 }
 
 float rounded_to_e4m3(double value, double scale) {
@@ -122,7 +122,8 @@ std::vector<Bounded> expected_output(const Experts& experts, const Routes& route
 class FusedMoeTest : public KernelTest {
  protected:
   static std::vector<float> run(Device& device, const Experts& experts, const Routes& routes,
-                                std::span<const float> x, std::span<const float> y_before) {
+                                std::span<const float> x, std::span<const float> y_before,
+                                const SharedExperts* shared = nullptr) {
     const std::int64_t k = experts.gate.packed.shape.k;
     const auto m = static_cast<std::int64_t>(x.size()) / k;
     const HostTensor x_tensor({m, k}, x, 3);
@@ -134,7 +135,8 @@ class FusedMoeTest : public KernelTest {
                                              .gate = experts.gate.packed,
                                              .up = experts.up.packed,
                                              .down = experts.down.packed,
-                                             .y = y_tensor.view()});
+                                             .y = y_tensor.view(),
+                                             .shared = shared});
     if (gpu()) device.exec().memory().download({}, nullptr);  // waits
     EXPECT_TRUE(y_tensor.guards_intact());
     return y_tensor.values();
@@ -191,6 +193,58 @@ TEST_P(FusedMoeTest, QuantisedInputs) {
       for (const std::int64_t m : {1, 17, 66, 190}) check(random, experts, random_routes(random, m, 3));
     }
   }
+}
+
+// Shared experts of one and two routed experts' size beside the routed ones, some tokens without any of
+// these.
+TEST_P(FusedMoeTest, SharedExpertsTakenAlong) {
+  Random random(88);
+  constexpr std::int64_t kN = 192;
+  int taken = 0;
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    for (const std::int64_t k : {std::int64_t{160}, std::int64_t{1056}}) {
+      const Experts experts = random_experts(device(), random, row.format, kN, k);
+      for (const std::int64_t pieces : {1, 2}) {
+        const Experts mlp = random_experts(device(), random, row.format, pieces * kN, k, 1);
+        const SharedExperts shared{.gate = mlp.gate.packed, .up = mlp.up.packed, .down = mlp.down.packed};
+        for (const std::int64_t m : {1, 2, 4}) {
+          Routes routes = random_routes(random, m, 2);
+          if (m == 2) std::fill(routes.ids.begin(), routes.ids.end(), -1);
+          const HostTensor sizes({m, k}, std::vector<float>(static_cast<std::size_t>(m * k)), 0);
+          if (!device().table().takes_shared_experts({.x = sizes.view(),
+                                                      .topk_ids = routes.ids.data(),
+                                                      .topk_weights = routes.weights.data(),
+                                                      .topk = routes.topk,
+                                                      .gate = experts.gate.packed,
+                                                      .up = experts.up.packed,
+                                                      .down = experts.down.packed,
+                                                      .y = sizes.view(),
+                                                      .shared = &shared})) {
+            continue;
+          }
+          ++taken;
+          const std::vector<float> x = activations(random, m * k);
+          const std::vector<float> y_before = random.floats(m * k);
+          std::vector<Bounded> expected = expected_output(experts, routes, x, y_before, bf16_products());
+          const auto tokens = static_cast<std::size_t>(m);
+          const Routes everybody{.topk = 1,
+                                 .ids = std::vector<std::int32_t>(tokens, 0),
+                                 .weights = std::vector<float>(tokens, 1.0F)};
+          const std::vector<float> nothing(x.size(), 0.0F);
+          const std::vector<Bounded> more = expected_output(mlp, everybody, x, nothing, bf16_products());
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            expected[i].value += more[i].value;
+            expected[i].bound +=
+                more[i].bound + 4.0 * kEpsF32 * (std::abs(more[i].value) + std::abs(expected[i].value));
+          }
+          EXPECT_TRUE(within_bounds(run(device(), experts, routes, x, y_before, &shared), expected))
+              << "m=" << m << " k=" << k << " shared n=" << pieces * kN;
+        }
+      }
+    }
+  }
+  if (taken == 0) GTEST_SKIP() << "this backend computes shared experts by themselves";
 }
 
 TEST_P(FusedMoeTest, ReferenceBackend) {

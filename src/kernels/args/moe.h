@@ -30,6 +30,13 @@ struct TopkGateArgs {
   float* topk_weights;     // [m, topk]
 };
 
+// A gated MLP that every token passes with weight 1.
+struct SharedExperts {
+  const Weight& gate;  // one group each: [shared_n, k]
+  const Weight& up;    // [shared_n, k]
+  const Weight& down;  // [k, shared_n]
+};
+
 // y[t] += sum over the token's experts e of weight * down[e](silu(gate[e] x[t]) * (up[e] x[t])).
 // Tokens are sorted by expert so that each expert's weights are read once per call; the sum over a
 // token's experts runs in ascending id order, so results do not depend on the rest of the batch.
@@ -47,6 +54,9 @@ struct FusedMoeArgs {
   // [m * topk, n] f32, contiguous, or rank 0 = not wanted: the hidden values of each token's experts
   // before they are quantised, for calibration.
   TensorView hidden{};
+  // y also gets the output of these, before the routed experts'. Only where
+  // KernelTable::takes_shared_experts.
+  const SharedExperts* shared = nullptr;
 };
 
 // The row of args.hidden for this expert of a token, which has it.

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/check.h"
+#include "core/out_of_memory.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
@@ -66,7 +67,10 @@ class CudaDevice final : public Device {
         exec_(num_threads),
         packer_(exec_),
         reference_moe_(reference_moe) {
-    if (reference_moe) table_.fused_moe = fused_moe_reference;
+    if (reference_moe) {
+      table_.fused_moe = fused_moe_reference;
+      table_.takes_shared_experts = KernelTable{}.takes_shared_experts;
+    }
   }
 
   [[nodiscard]] std::string description() const override { return fmt::format("CUDA {}", name_); }
@@ -134,8 +138,10 @@ Result<std::unique_ptr<Device>> make_cuda_device(int num_threads, bool reference
   try {
     check(cudaSetDevice(0), "cudaSetDevice");
     return std::unique_ptr<Device>(std::make_unique<CudaDevice>(gpus->front(), num_threads, reference_moe));
+  } catch (const OutOfMemory& e) {
+    return out_of_memory(fmt::format("device cuda: {}; another process may hold the GPU's memory", e.what()));
   } catch (const std::bad_alloc&) {
-    return out_of_memory("device cuda: no memory to start the GPU");
+    return out_of_memory("device cuda: no memory of the host to start the GPU");
   } catch (const DeviceError& e) {
     return runtime_error(e.what());
   }

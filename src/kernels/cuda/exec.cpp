@@ -32,18 +32,31 @@ cudaEvent_t make_event() {
 
 CudaExec::CudaExec(int num_threads)
     : Exec(num_threads),
-      lanes_{Lane{.stream = make_stream(true), .scratch = {}},
-             Lane{.stream = make_stream(false), .scratch = {}}},
+      lanes_{Lane{.stream = make_stream(true), .scratch = {}, .barrier = {}},
+             Lane{.stream = make_stream(false), .scratch = {}, .barrier = {}}},
       fork_(make_event()),
       join_(make_event()),
       memory_(lanes_[0].stream) {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&num_sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  try {
+    for (Lane& lane : lanes_) {
+      lane.barrier = allocate_uninitialised(sizeof(std::uint32_t));
+      check(cudaMemsetAsync(lane.barrier.data(), 0, sizeof(std::uint32_t), lane.stream), "cudaMemset");
+    }
+  } catch (...) {
+    destroy_handles();
+    throw;
+  }
 }
 
 CudaExec::~CudaExec() {
   forget_recorded();
+  destroy_handles();
+}
+
+void CudaExec::destroy_handles() noexcept {
   static_cast<void>(cudaEventDestroy(fork_));
   static_cast<void>(cudaEventDestroy(join_));
   for (const Lane& lane : lanes_) static_cast<void>(cudaStreamDestroy(lane.stream));
@@ -126,6 +139,10 @@ void CudaExec::run_concurrently(const std::function<void()>& first, const std::f
   lane_ = 0;
   check(cudaEventRecord(join_, lanes_[1].stream), "cudaEventRecord");
   check(cudaStreamWaitEvent(lanes_[0].stream, join_), "cudaStreamWaitEvent");
+}
+
+std::uint32_t* CudaExec::grid_barrier() const noexcept {
+  return reinterpret_cast<std::uint32_t*>(lanes_[lane_].barrier.data());
 }
 
 std::byte* CudaExec::scratch(std::size_t bytes) {

@@ -39,6 +39,9 @@ class CudaExec final : public Exec {
   // while one is made: so the first run of a shape is not recorded.
   std::byte* scratch(std::size_t bytes);
 
+  // Zero before the stream's first grid_barrier (hopper/grid_barrier.cuh), for the running op's alone.
+  [[nodiscard]] std::uint32_t* grid_barrier() const noexcept;
+
   void rehearse(const std::function<void()>& launch) override;
   [[nodiscard]] std::size_t num_rehearsed() const override;
 
@@ -47,12 +50,14 @@ class CudaExec final : public Exec {
   struct Lane {
     cudaStream_t stream = nullptr;
     Buffer scratch;
+    Buffer barrier;
   };
   struct Recording {
     int num_runs = 0;
     cudaGraphExec_t graph = nullptr;
   };
   void record(Recording& recording, const std::function<void()>& launch);
+  void destroy_handles() noexcept;
 
   std::array<Lane, 2> lanes_;
   std::size_t lane_ = 0;

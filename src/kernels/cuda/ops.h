@@ -26,6 +26,7 @@ void cache_gather(Exec& exec, const CacheGatherArgs& args);
 void mla_absorbed(Exec& exec, const MlaAbsorbedArgs& args);
 void mha(Exec& exec, const MhaArgs& args);
 DType rebuilt(std::int64_t d_nope, std::int64_t d_rope, std::int64_t d_v);
+bool takes_shared_experts(const FusedMoeArgs& args);
 
 // moe/
 void topk_gate(Exec& exec, const TopkGateArgs& args);

@@ -24,6 +24,7 @@ KernelTable table() {
       .fused_moe = fused_moe,
       .sample = sample,
       .rebuilt = rebuilt,
+      .takes_shared_experts = takes_shared_experts,
   };
 }
 

@@ -35,6 +35,12 @@ void Moe::forward(layers::Context& ctx, std::int32_t layer_idx, TensorView x,
     // Nothing is shared between ranks: experts may add to the stream while the shared ones' output is
     // pending.
     const TensorView hidden = stream.settled(ctx);
+    if (experts_.takes_along(ctx, *shared_experts_, x, routes.topk_ids)) {
+      route(ctx, x, routes);
+      record(ctx, layer_idx, routes);
+      return experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, hidden,
+                                  &*shared_experts_);
+    }
     ctx.run_concurrently([&] { route(ctx, x, routes); }, [&] { shared_experts_->forward(ctx, input, out); });
     record(ctx, layer_idx, routes);
     experts_.forward_add(ctx, input, routes.topk_ids, routes.topk_weights, hidden);

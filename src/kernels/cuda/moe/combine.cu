@@ -34,7 +34,7 @@ __device__ __forceinline__ int order_slots(const MoeParams& p, int token, std::i
   return num_valid;
 }
 
-// One thread per output column of one token.
+// One thread per output column of one token. Shared experts have outputs in p.partial only.
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
   let_next_kernel_start();
@@ -43,10 +43,11 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant
   const int num_valid = order_slots(p, token, order);
   wait_for_earlier_kernels();
   const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
-  if (column >= p.down.n || num_valid == 0) return;
+  if (column >= p.down.n || num_valid + p.shared.count == 0) return;
   float& y = p.y[token * p.y_stride + column];
   float sum = y;
-  const std::int64_t slot0 = std::int64_t{token} * p.topk;
+  std::int64_t slot0 = std::int64_t{token} * slots_of_token(p);
+  for (int i = 0; i < p.shared.count; ++i, ++slot0) sum += __ldcs(p.partial + slot0 * p.down.n + column);
 #pragma unroll 8
   for (int i = 0; i < num_valid; ++i) {
     const std::int64_t slot = slot0 + order[i];

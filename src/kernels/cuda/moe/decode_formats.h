@@ -12,16 +12,14 @@ inline constexpr std::int32_t kDecodeTileTokens = 8;
 struct DecodeOptions {
   int num_sms;
   int tile_tokens;  // tokens per tile, at most kDecodeTileTokens
-  bool overlap;     // may start before the kernel in front has finished
 };
 
-// first: h = silu(gate x) * (up x) for every sorted slot; second: partial = weight * down h for every slot.
-// *_tile_tokens: the most tokens per tile, up to `wanted`, that there is shared memory for.
+// parts: kFirst, h = silu(gate x) * (up x) for every sorted slot; kSecond, partial = weight * down h for
+// every slot; or both in one launch.
 struct DecodeProducts {
-  int (*first_tile_tokens)(const MoeParams& p, int wanted);
-  int (*second_tile_tokens)(const MoeParams& p, int wanted);
-  void (*first)(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream);
-  void (*second)(const MoeParams& p, const DecodeOptions& options, cudaStream_t stream);
+  // The most tokens per tile, up to `wanted`, that there is shared memory for.
+  int (*tile_tokens)(const MoeParams& p, unsigned parts, int wanted);
+  void (*launch)(const MoeParams& p, const DecodeOptions& options, unsigned parts, cudaStream_t stream);
 };
 
 extern const DecodeProducts kDecodeF32;

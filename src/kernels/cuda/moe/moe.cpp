@@ -12,6 +12,8 @@ namespace {
 
 // Beyond so many pairs sorting in every block costs more than three launches.
 constexpr std::int64_t kMaxInBlockPairs = 512;
+// Up to so many are sorted without memory of the ring, which shared experts' weights fill by then.
+constexpr std::int64_t kMaxPairsWithShared = 128;
 
 const DecodeProducts& decode_products_of(Format format) {
   switch (format) {
@@ -29,7 +31,7 @@ const DecodeProducts& decode_products_of(Format format) {
 
 bool sorts_in_block(const MoeParams& p, MoeKernel kernel) {
   // Counting in a block takes three words an expert of memory that is the ring's later.
-  return kernel == MoeKernel::decode && std::int64_t{p.m} * p.topk <= kMaxInBlockPairs &&
+  return kernel == MoeKernel::decode && std::int64_t{p.m} * slots_of_token(p) <= kMaxInBlockPairs &&
          p.num_experts <= 4096;
 }
 
@@ -95,7 +97,7 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   Plan plan{};
   Pieces pieces(scratch);
   const KernelShape shape = shape_of(kernel);
-  const std::int64_t pairs = std::int64_t{p.m} * p.topk;
+  const std::int64_t pairs = std::int64_t{p.m} * slots_of_token(p);
   plan.max_sorted = pairs;
   p.route = {};
   if (!sorts_in_block(p, kernel)) {
@@ -135,30 +137,38 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   return plan;
 }
 
+// Whether nothing comes between the decode products.
+bool is_one_launch(const MoeParams& p) { return p.gate.format == p.down.format && p.hidden == Hidden::plain; }
+
 // Tokens per tile: room for more than an expert ever has costs ring stages, and both products need shared
 // memory for them.
 std::int32_t decode_tile_tokens(const MoeParams& p) {
   const float pairs = static_cast<float>(p.m) * static_cast<float>(p.topk);
   const float per_expert = pairs / static_cast<float>(p.num_experts);
   const std::int32_t wanted = per_expert <= 0.8F ? 4 : per_expert <= 2.0F ? 6 : kDecodeTileTokens;
-  const std::int32_t first = decode_products_of(p.gate.format).first_tile_tokens(p, std::min(p.m, wanted));
-  return decode_products_of(p.down.format).second_tile_tokens(p, first);
+  const int few = std::min(p.m, wanted);
+  if (is_one_launch(p)) return decode_products_of(p.gate.format).tile_tokens(p, kFirst | kSecond, few);
+  const int first = decode_products_of(p.gate.format).tile_tokens(p, kFirst, few);
+  return decode_products_of(p.down.format).tile_tokens(p, kSecond, first);
 }
 
 void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream, unsigned parts) {
   const MoeParams& p = plan.p;
-  DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p), .overlap = true};
+  const DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p)};
   if ((parts & kSort) != 0 && p.route.tiles != nullptr) {
     launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work,
                  stream);
   }
+  const unsigned products = parts & (kFirst | kSecond);
+  if (is_one_launch(p)) {
+    if (products != 0) decode_products_of(p.gate.format).launch(p, options, products, stream);
+    return;
+  }
   if ((parts & kFirst) != 0) {
-    decode_products_of(p.gate.format).first(p, options, stream);
+    decode_products_of(p.gate.format).launch(p, options, kFirst, stream);
     if (p.hidden != Hidden::plain) launch_quantize_hidden(p, plan.max_sorted, stream);
   }
-  // Timed alone, or behind a kernel that lets nobody start early, there is nothing to overlap with.
-  options.overlap = p.hidden == Hidden::plain && (parts & kFirst) != 0;
-  if ((parts & kSecond) != 0) decode_products_of(p.down.format).second(p, options, stream);
+  if ((parts & kSecond) != 0) decode_products_of(p.down.format).launch(p, options, kSecond, stream);
 }
 
 const PrefillProducts& prefill_products_of(Format format, const KernelShape& shape) {
@@ -180,7 +190,21 @@ void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cud
   if ((parts & kSecond) != 0) products.second(plan.prefill, num_sms, stream);
 }
 
+bool is_plain(const PackedWeight& w, Format format) {
+  return w.format == format && !has_wide_scales(format) && w.permutation_offset == 0;
+}
+
 }  // namespace
+
+bool can_take_shared(const MoeParams& p) {
+  const Format format = p.gate.format;
+  bool plain = p.inputs == Hidden::plain && p.hidden == Hidden::plain;
+  for (const PackedWeight* w : {&p.gate, &p.up, &p.down, &p.shared.gate, &p.shared.up, &p.shared.down}) {
+    plain = plain && is_plain(*w, format);
+  }
+  return plain && p.shared.count > 0 && choose_moe_kernel(p) == MoeKernel::decode &&
+         std::int64_t{p.m} * slots_of_token(p) <= kMaxPairsWithShared && p.m <= decode_tile_tokens(p);
+}
 
 std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel) {
   return make_plan(p, kernel, nullptr).bytes;

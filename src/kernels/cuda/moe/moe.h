@@ -11,8 +11,8 @@
 
 namespace nibble::kernels::cuda::moe {
 
-// Which launches of the MoE to make, for timing them apart.
-enum Parts : unsigned { kSort = 1, kFirst = 2, kSecond = 4, kCombine = 8, kAllParts = 15 };
+// Whether the decode products can take p.shared along: a few tokens, one format of plain order for all.
+bool can_take_shared(const MoeParams& p);
 
 // Scratch of one call; p needs its sizes and weights only.
 std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel);

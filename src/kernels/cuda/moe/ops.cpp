@@ -71,6 +71,26 @@ void make_logits(CudaExec& cuda, const TopkGateArgs& args, TopkGateParams& param
   params.slice_stride = slice;
 }
 
+// In pieces of the routed experts' size; count 0 where they don't divide so.
+moe::SharedExperts make_shared(const FusedMoeArgs& args) {
+  if (args.shared == nullptr) return {};
+  const SharedExperts& shared = *args.shared;
+  const std::int64_t n = args.gate.shape.n;
+  const std::int64_t k = args.gate.shape.k;
+  const std::int64_t count = shared.gate.shape.n / n;
+  const auto fits = [&](const Weight& w, std::int64_t rows, std::int64_t columns) {
+    return w.shape.num_groups == 1 && w.shape.n == rows && w.shape.k == columns &&
+           w.shape.activations == args.gate.shape.activations;
+  };
+  const bool fit = fits(shared.gate, count * n, k) && fits(shared.up, count * n, k) &&
+                   fits(shared.down, k, count * n) && (count == 1 || n % kBlockK == 0);
+  if (!fit) return {};
+  return {.count = to_int32(count),
+          .gate = packed_weight(shared.gate),
+          .up = packed_weight(shared.up),
+          .down = packed_weight(shared.down)};
+}
+
 // All but what a kernel takes from scratch.
 moe::MoeParams make_params(const FusedMoeArgs& args) {
   to_int32(args.x.dim(0) * args.topk);
@@ -87,6 +107,7 @@ moe::MoeParams make_params(const FusedMoeArgs& args) {
   p.gate = packed_weight(args.gate);
   p.up = packed_weight(args.up);
   p.down = packed_weight(args.down);
+  p.shared = make_shared(args);
   p.inputs = hidden_of(args.gate.shape.activations);
   p.hidden = hidden_of(args.down.shape.activations);
   return p;
@@ -130,11 +151,19 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args) {
   check_moe(args);
   if (args.x.dim(0) == 0 || args.topk == 0) return;
   CudaExec& cuda = cuda_exec(exec);
-  const moe::MoeParams p = make_params(args);
+  moe::MoeParams p = make_params(args);
+  p.barrier = cuda.grid_barrier();
+  NIB_CHECK(args.shared == nullptr || moe::can_take_shared(p),
+            "shared experts [{}, {}] beside [{}, {}] on {} tokens", args.shared->gate.shape.n,
+            args.shared->gate.shape.k, args.gate.shape.n, args.gate.shape.k, p.m);
   const moe::MoeKernel kernel = moe::choose_moe_kernel(p);
   std::byte* scratch = cuda.scratch(moe::scratch_bytes(p, kernel));
   moe::launch_fused_moe(p, kernel, scratch, cuda.num_sms(), cuda.stream());
   check_launch("fused_moe");
+}
+
+bool takes_shared_experts(const FusedMoeArgs& args) {
+  return args.x.dim(0) > 0 && args.topk > 0 && moe::can_take_shared(make_params(args));
 }
 
 void fused_moe_reference(Exec& exec, const FusedMoeArgs& args) {

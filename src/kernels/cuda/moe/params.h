@@ -7,6 +7,9 @@
 
 namespace nibble::kernels::cuda::moe {
 
+// Which launches of the MoE to make, for timing them apart.
+enum Parts : unsigned { kSort = 1, kFirst = 2, kSecond = 4, kCombine = 8, kAllParts = 15 };
+
 // What inputs of a product go through before they are multiplied (quant::ActivationFormat).
 enum class Hidden : std::uint8_t { plain, fp8, int8 };
 
@@ -17,7 +20,7 @@ struct Tile {
   std::int32_t count;
 };
 
-// (token, slot) pairs sorted by expert, cut into tiles. A slot is token * topk + j.
+// (token, slot) pairs sorted by expert, cut into tiles. A slot is token * slots_of_token + j.
 struct Route {
   std::int32_t* num_tiles;  // [1]
   Tile* tiles;              // [max_tiles]
@@ -26,6 +29,16 @@ struct Route {
   // For prefill, else null: the entry of each slot, -1 = none; and the routing weight of each entry.
   std::int32_t* positions;  // [num_slots]
   float* sorted_weights;    // [max_sorted]
+};
+
+// A gated MLP that every token passes with weight 1, cut into `count` experts of the routed ones' size, which
+// go before these: expert i < count is its hidden values from i * gate.n on, expert count + e the routed
+// expert e.
+struct SharedExperts {
+  std::int32_t count;  // 0: none; decode only
+  PackedWeight gate;
+  PackedWeight up;
+  PackedWeight down;
 };
 
 struct MoeParams {
@@ -41,16 +54,21 @@ struct MoeParams {
   PackedWeight gate;
   PackedWeight up;
   PackedWeight down;
-  Hidden inputs;       // what x has gone through
-  Hidden hidden;       // what hidden values go through
-  Route route;         // tiles == null: every block sorts for itself
-  std::uint16_t* h;    // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
-  std::int64_t h_row;  // down.k rounded up to 64
-  float* h_f32;        // hidden values in plain order before they are quantised, or null
-  float* partial;      // [m * topk, down.n]: each slot's weighted output
+  SharedExperts shared;
+  Hidden inputs;           // what x has gone through
+  Hidden hidden;           // what hidden values go through
+  Route route;             // tiles == null: every block sorts for itself
+  std::uint16_t* h;        // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
+  std::int64_t h_row;      // down.k rounded up to 64
+  float* h_f32;            // hidden values in plain order before they are quantised, or null
+  std::uint32_t* barrier;  // of the stream's grids, see grid_barrier.cuh
+  float* partial;          // [m * slots_of_token, down.n]: each slot's weighted output
   // Instead of partial after the prefill products: bf16, rows of down.n rounded up to whole row tiles.
   std::uint16_t* partial_bf16;
 };
+
+// A token's shared experts, then the chosen ones.
+NIB_HOST_DEVICE inline std::int32_t slots_of_token(const MoeParams& p) { return p.shared.count + p.topk; }
 
 // Elements between rows of partial_bf16.
 NIB_HOST_DEVICE inline std::int64_t partial_row(const MoeParams& p) {

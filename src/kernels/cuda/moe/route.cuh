@@ -127,18 +127,29 @@ __host__ __device__ inline int sort_work_words(int num_slots, int num_experts) {
   return num_slots <= kMaxComparedSlots ? 0 : 3 * num_experts + num_slots;
 }
 
-// Sorts ids[0, num_slots), num_slots <= kMaxBlockSlots. All threads of the block (at least
-// kMaxComparedSlots) call it.
-__device__ inline void sort_in_block(BlockRoute& r, std::int32_t* work, const std::int32_t* ids,
-                                     int num_slots, int num_experts, int tile_tokens) {
+// The expert of a slot, shared ones first; -1 = none.
+__device__ __forceinline__ std::int32_t expert_of_slot(const MoeParams& p, int slot) {
+  const int shared = p.shared.count;
+  if (shared == 0) return p.ids[slot];
+  const int token = slot / slots_of_token(p);
+  const int i = slot % slots_of_token(p);
+  if (i < shared) return i;
+  const std::int32_t id = p.ids[token * p.topk + i - shared];
+  return id < 0 ? id : shared + id;
+}
+
+// Sorts the slots, of which there are at most kMaxBlockSlots. All threads of the block (at least
+// kMaxComparedSlots) call it. With shared experts `work` is not touched: there are at most kMaxComparedSlots.
+__device__ inline void sort_in_block(BlockRoute& r, std::int32_t* work, const MoeParams& p, int tile_tokens) {
+  const int num_slots = p.m * slots_of_token(p);
   for (int i = static_cast<int>(threadIdx.x); i < num_slots; i += static_cast<int>(blockDim.x)) {
-    r.ids[i] = ids[i];
+    r.ids[i] = expert_of_slot(p, i);
   }
   __syncthreads();
   if (num_slots <= kMaxComparedSlots) {
     sort_by_comparing(r, num_slots, tile_tokens);
   } else {
-    sort_by_counting(r, work, num_slots, num_experts, tile_tokens);
+    sort_by_counting(r, work, num_slots, p.num_experts, tile_tokens);
   }
 }
 

@@ -48,7 +48,7 @@ __device__ void stage_x(const MoeParams& p, const std::int32_t* sorted, const Ti
     return c >= 0 && c < k ? x[c] : 0.0F;
   };
   for (int token = 0; token < tile.count; ++token) {
-    const float* x = p.x + std::int64_t{sorted[tile.begin + token] / p.topk} * p.x_stride;
+    const float* x = p.x + std::int64_t{sorted[tile.begin + token] / slots_of_token(p)} * p.x_stride;
 #pragma unroll 4
     for (int i = slice.lane; i < slice.blocks * kChunksPerBlock; i += kWarp) {
       const int begin = slice.column(i);
