@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes tests/data/malformed: small broken checkpoints, configs and tokenizers, one directory each.
 
-Every case starts from a valid model of a few kilobytes and breaks one thing. Beside its files lies
-expected.json: {"command", "exit", "mentions", "checked_by"}:
+Every case starts from a valid model of a few kilobytes and breaks one thing. Beside the directories lies
+expected.json: {case: {"command", "exit", "mentions", "checked_by"}}:
 
   command     the first nibble command that must refuse it: "inspect" (headers and config.json),
               "logits" (needs the tensors) or "tokenize" (needs the tokenizer)
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from malformed import cases_checkpoint, cases_config, cases_formats, cases_tokenizer
-from malformed.case import Case, case_files
+from malformed.case import Case, dump, expected_of
 
 GROUPS = (cases_checkpoint, cases_formats, cases_config, cases_tokenizer)
 OUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "malformed"
@@ -42,7 +42,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the committed files, write nothing")
     check = parser.parse_args().check
     cases = all_cases()
-    wanted = {OUT / case.name / name: content for case in cases for name, content in case_files(case).items()}
+    wanted = {OUT / case.name / name: content for case in cases for name, content in case.files.items()}
+    wanted[OUT / "expected.json"] = dump({case.name: expected_of(case) for case in cases})
     if check:
         present = {path: path.read_bytes() for path in OUT.rglob("*") if path.is_file()}
         different = [path for path in sorted({*wanted, *present}) if wanted.get(path) != present.get(path)]

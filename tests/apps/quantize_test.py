@@ -452,11 +452,11 @@ class Refusals(Folder):
         """As when loading them: also where the bytes would only be copied."""
         cases = [("fp8_scale_nan", "fp8"), ("value_nan_in_norm", "bf16"), ("value_inf_in_expert", "bf16"),
                  ("gptq_g_idx_out_of_range", "bf16"), ("gptq_scales_inf", "fp8")]
+        malformed = nibble.SOURCE / "tests" / "data" / "malformed"
+        expected = json.loads((malformed / "expected.json").read_text())
         for name, target in cases:
             with self.subTest(name, target=target):
-                source = nibble.SOURCE / "tests" / "data" / "malformed" / name
-                mentions = json.loads((source / "expected.json").read_text())["mentions"]
-                self.refused(2, mentions, source, self.folder / f"{name}-{target}", "--format", target)
+                self.refused(2, expected[name]["mentions"], malformed / name, self.folder / f"{name}-{target}", "--format", target)
 
     @unittest.skipUnless(nibble.golden("v3-tiny-gptq-asym-actorder"), "needs the wider golden set")
     def test_channel_order_is_checked_before_anything_is_read_by_it(self):

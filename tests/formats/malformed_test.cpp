@@ -34,10 +34,10 @@ std::vector<MalformedCase> load_cases() {
   std::vector<MalformedCase> cases;
   const fs::path root = testing::test_data("malformed");
   if (!fs::exists(root)) return cases;
-  for (const fs::directory_entry& entry : fs::directory_iterator(root)) {
-    std::ifstream file(entry.path() / "expected.json");
-    const auto json = nlohmann::json::parse(file);
-    cases.push_back({entry.path(), json["exit"], json["checked_by"], json["mentions"]});
+  std::ifstream file(root / "expected.json");
+  const auto all = nlohmann::json::parse(file);
+  for (const auto& [name, expected] : all.items()) {
+    cases.push_back({root / name, expected["exit"], expected["checked_by"], expected["mentions"]});
   }
   std::sort(cases.begin(), cases.end(),
             [](const MalformedCase& a, const MalformedCase& b) { return a.dir < b.dir; });

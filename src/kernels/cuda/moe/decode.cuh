@@ -27,6 +27,7 @@ __device__ inline void init_barriers(std::uint32_t bars, int warps) {
     mbarrier_init(bars + 8 * (Bars::kSumsEmpty + i), 1);
   }
   mbarrier_init(bars + 8 * Bars::kHidden, 1);
+  mbarrier_init(bars + 8 * Bars::kWritten, 1);
   mbarrier_init_fence();
 }
 
@@ -51,9 +52,9 @@ __device__ __forceinline__ DecodeContext make_context(const MoeParams& p, const 
           .units = block_units(p.shared.count, tiles.count, pairs_of<kFirstProduct>(p))};
 }
 
-// The compute warps, the finishing and the filling one.
+// The compute warps, two that finish and the one that fills.
 template <Format F>
-inline constexpr int kDecodeThreads = (Stage<F>::kWarps + 2) * kWarp;
+inline constexpr int kDecodeThreads = (Stage<F>::kWarps + 3) * kWarp;
 
 // Threads that registers are shared out to: more than there are, so that each quarter of the SM keeps room
 // for two warps of a small kernel, which then waits there instead of beginning when this one has left.
@@ -76,7 +77,7 @@ __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
   RingWriter writer{.ring = ring};
   const BlockUnits shared_part = shared_units(p.shared.count, pairs_of<true>(p));
   Filler<F, true> first_filler(p, writer, shared_part, lane);
-  const bool fills = warp == kWarps + 1;
+  const bool fills = warp == kWarps + 2;
   if (fills) {
     if (lane == 0) init_barriers(bars, kWarps);
     __syncwarp();
@@ -88,6 +89,7 @@ __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
   fence_async_proxy();  // sorting used the ring's memory
   __syncthreads();
   const std::uint32_t hidden_there = bars + 8 * Bars::kHidden;
+  const std::uint32_t written = bars + 8 * Bars::kWritten;
 
   if (fills) {
     if (has_first) first_filler.fill_rest(make_context<true>(p, tiles));
@@ -99,17 +101,20 @@ __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
   }
   const SumBuffers sums{reinterpret_cast<float4*>(shared + s.sums), bars, kWarps};
   int pass = 0;
-  if (warp == kWarps) {
-    if (has_first) finish<true>(p, make_context<true>(p, tiles), sums, lane, pass);
+  if (warp >= kWarps) {
+    const int which = warp - kWarps;
+    if (has_first) finish<true>(p, make_context<true>(p, tiles), sums, which, lane, pass);
     if (has_first && has_second) {
       __syncwarp();
-      if (lane == 0) {
+      if (lane == 0 && which == 1) mbarrier_arrive(written);
+      if (lane == 0 && which == 0) {
+        mbarrier_wait(written, 0);
         grid_barrier(p.barrier);
         mbarrier_arrive(hidden_there);
       }
       __syncwarp();
     }
-    if (has_second) finish<false>(p, make_context<false>(p, tiles), sums, lane, pass);
+    if (has_second) finish<false>(p, make_context<false>(p, tiles), sums, which, lane, pass);
     return;
   }
   RingCursor from;

@@ -1,5 +1,5 @@
 // The compute warps of a decode block: they take the k64 blocks of a stage in turn and leave their sums of a
-// unit for the finishing warp.
+// unit for the finishing warps.
 #pragma once
 
 #include "kernels/cuda/hopper/barrier.cuh"
@@ -62,7 +62,7 @@ __device__ __forceinline__ void multiply_wide(const PackedWeight& w, const std::
   }
 }
 
-// Partial sums go from the compute warps to the finishing one through two buffers.
+// Partial sums go from the compute warps to the finishing ones through a buffer for each.
 struct SumBuffers {
   float4* data;  // [2][warps][half][lane]
   std::uint32_t bars;

@@ -1,5 +1,5 @@
-// The finishing warp of a decode block: adds the compute warps' sums in a fixed order, applies SiLU or the
-// routing weight, and writes.
+// The finishing warps of a decode block: they add the compute warps' sums in a fixed order, apply SiLU or the
+// routing weight, and write.
 #pragma once
 
 #include "kernels/cuda/moe/decode_compute.cuh"
@@ -77,13 +77,15 @@ __device__ __forceinline__ void write_unit(const MoeParams& p, const Columns& co
   }
 }
 
-// One product of a block, by a whole warp. pass: units so far, of both products.
+// One product of a block, by two warps in turn: `which` is the sum buffer of this one. pass: units so far, of
+// both products. (One warp alone takes longer for a unit of down than its weights.)
 template <bool kFirstProduct>
 __device__ __forceinline__ void finish(const MoeParams& p, const DecodeContext& c, const SumBuffers& sums,
-                                       int lane, int& pass) {
+                                       int which, int lane, int& pass) {
   Columns columns{.tile = {}, .first = lane % 4 * 2, .slots = {}, .weights = {}};
   int loaded = -1;
   for (Cursor at = c.units.start(); at.unit < c.units.end; c.units.advance(at), ++pass) {
+    if ((pass & 1) != which) continue;
     if (at.tile != loaded) columns.load(p, c, at.tile);
     loaded = at.tile;
     float factors[2][2];

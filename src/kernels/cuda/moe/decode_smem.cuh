@@ -41,7 +41,8 @@ struct Bars {
   static constexpr int kSumsFull = kEmpty + kMaxDepth;
   static constexpr int kSumsEmpty = kSumsFull + 2;
   static constexpr int kHidden = kSumsEmpty + 2;  // hidden values of all blocks are there
-  static constexpr int kCount = kHidden + 1;
+  static constexpr int kWritten = kHidden + 1;    // the other finishing warp has written its hidden values
+  static constexpr int kCount = kWritten + 1;
 };
 
 // Offsets into shared memory.
