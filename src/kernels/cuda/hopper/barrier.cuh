@@ -46,6 +46,14 @@ __device__ __forceinline__ void barrier_arrive() {
   asm volatile("bar.arrive %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
 }
 
+// The same of a barrier known at run time.
+__device__ __forceinline__ void barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // Orders this thread's ordinary accesses to shared memory before those of wgmma and the copy engine, once a
 // barrier follows.
 __device__ __forceinline__ void fence_async_proxy() {

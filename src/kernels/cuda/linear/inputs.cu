@@ -156,7 +156,10 @@ __global__ void __launch_bounds__(kThreads)
   const float scale = quantize(values, codes);
   if (place.token >= m_pad) return;
   chunk_at(panels, place, m_pad) = arrange(codes);
-  if (place.chunk == 0) scales[static_cast<std::int64_t>(place.panel) * m_pad + place.token] = scale;
+  if (place.chunk == 0) {
+    const int in_order = place.token % 8 / 2 * 4 + place.token % 16 / 8 * 2 + place.token % 2;
+    scales[static_cast<std::int64_t>(place.panel) * m_pad + place.token / 16 * 16 + in_order] = scale;
+  }
 }
 
 bool has_aligned_quads(const Product& p) {

@@ -27,6 +27,7 @@ namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kMaxTokenTile = 128;
+constexpr int kOutBarrier = 2;  // and the next ones, of the warpgroups
 
 // kTokens: of a tile. kGated: a warpgroup's second 64 rows are the up projection of its first.
 template <Format kFormat, int kTokensOf, bool kGatedOf>
@@ -67,7 +68,12 @@ struct Config {
   // A cluster's split over the ring: [token][row], so padded that a warp's stores meet no bank twice.
   static constexpr int kPartialStride = kRows + 4;
   static constexpr int kPartialBytes = kPartialStride * kTokens * 4;
-  static constexpr int kSharedBytes = std::max(kStages * kStageBytes, kPartialBytes) + 1024 + 256;
+  static constexpr int kRingBytes = std::max(kStages * kStageBytes, (kPartialBytes + 15) / 16 * 16);
+  // Results on their way out, per warpgroup: [token][row], padded likewise.
+  static constexpr int kOutTokens = 16;
+  static constexpr int kOutStride = 64 + 4;
+  static constexpr int kOutFloats = kOutTokens * kOutStride;
+  static constexpr int kSharedBytes = kRingBytes + kGroups * kOutFloats * 4 + 1024;
   static_assert(kStages >= 2, "a pipeline has two stages at least");
   static_assert(kPending < kBlocks * kTilesM * kParts, "a stage is let go while the next one is multiplied");
   static_assert(!(kWide && kGated), "gated products of wide scales are two products");
@@ -316,29 +322,41 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
   }
 }
 
+// Through shared memory, so that whole lines leave: a warp has 32 bytes of a token.
 template <class C>
 __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOfGrid& tile,
-                                           const Sums<C>& sums) {
+                                           const Sums<C>& sums, std::byte* memory) {
+  static_assert(C::kOutputRows == C::kGroups * 64);
+  constexpr int kSums = C::kOutTokens / 2;  // of a round
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  constexpr int kRowsOfGroup = C::kOutputRows / C::kGroups;
+  const int group = warp / 4;
+  const int group_row = tile.row_tile * C::kOutputRows + group * 64;
+  const int local_row = warp % 4 * 16 + lane / 4;
+  const bool aligned = has_aligned_results(args);
+  auto* const out = reinterpret_cast<float*>(memory + C::kRingBytes) + group * C::kOutFloats;
+  float factors[2][2];
 #pragma unroll
-  for (int i = 0; i < (C::kGated ? 1 : C::kTilesM); ++i) {
-    const int row0 =
-        tile.row_tile * C::kOutputRows + warp / 4 * kRowsOfGroup + i * 64 + warp % 4 * 16 + lane / 4;
-    float factors[2][2];
+  for (int j = 0; j < 2; ++j) {
+    factors[0][j] = factor_of(args.w[0], group_row + local_row + 8 * j);
+    if constexpr (C::kGated) factors[1][j] = factor_of(args.w[1], group_row + local_row + 8 * j);
+  }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      factors[0][j] = factor_of(args.w[0], row0 + 8 * j);
-      if constexpr (C::kGated) factors[1][j] = factor_of(args.w[1], row0 + 8 * j);
-    }
+  for (int round = 0; round < C::kTokens / C::kOutTokens; ++round) {
+    barrier_sync(kOutBarrier + group, 128);  // the last round has left
 #pragma unroll
-    for (int s = 0; s < C::kTokens / 2; ++s) {
-      const int token = tile.token_tile * C::kTokens + s / 4 * 8 + lane % 4 * 2 + s % 2;
+    for (int s = 0; s < kSums; ++s) {
       const int j = s / 2 % 2;
-      float value = factors[0][j] * sums[i][s];
-      if constexpr (C::kGated) value = silu_mul(value, factors[1][j] * sums[1][s]);
-      store(args, token, row0 + 8 * j, value);
+      float value = factors[0][j] * sums[0][round * kSums + s];
+      if constexpr (C::kGated) value = silu_mul(value, factors[1][j] * sums[1][round * kSums + s]);
+      out[(s / 4 * 8 + lane % 4 * 2 + s % 2) * C::kOutStride + local_row + 8 * j] = value;
+    }
+    barrier_sync(kOutBarrier + group, 128);
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x) % 128; i < C::kOutTokens * 16; i += 128) {
+      const float4 values = *reinterpret_cast<const float4*>(out + i / 16 * C::kOutStride + i % 16 * 4);
+      store_quad(args, aligned, tile.token_tile * C::kTokens + round * C::kOutTokens + i / 16,
+                 group_row + i % 16 * 4, values);
     }
   }
 }
@@ -365,6 +383,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   cluster_sync();
   // This block's share, in rows of four: a thread takes the same rows of several tokens.
   const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
+  const bool aligned = has_aligned_results(args);
   const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
   const int tokens_at_once = C::kConsumers / quads;
   const int row = (first_quad + static_cast<int>(threadIdx.x) % quads) * 4;
@@ -390,12 +409,14 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
         totals[matrix][2] += part.z, totals[matrix][3] += part.w;
       }
     }
+    float values[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      float value = factors[0][j] * totals[0][j];
-      if constexpr (C::kGated) value = silu_mul(value, factors[1][j] * totals[1][j]);
-      store(args, tile.token_tile * C::kTokens + token, output_row + j, value);
+      values[j] = factors[0][j] * totals[0][j];
+      if constexpr (C::kGated) values[j] = silu_mul(values[j], factors[1][j] * totals[1][j]);
     }
+    store_quad(args, aligned, tile.token_tile * C::kTokens + token, output_row,
+               {values[0], values[1], values[2], values[3]});
   }
   cluster_sync();
 }
@@ -432,7 +453,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) prefill_kernel(const __grid_co
         multiply_folded<kFormat, C>(args, ring, state, blocks, sums);
       }
       if (args.cluster == 1) {
-        store_tile<C>(args, tile, sums);
+        store_tile<C>(args, tile, sums, memory);
       } else {
         store_tile_of_cluster<C>(args, tile, sums, memory, part.rank);
       }

@@ -17,31 +17,40 @@ namespace {
 
 constexpr int kStageBlocks = 2;  // of k: 128 codes
 constexpr int kBlockBytes = block_bytes(Format::fp8);
-constexpr int kPartTokens = 64;
 constexpr int kGroups = 2;  // warpgroups that multiply
 constexpr int kWarps = kGroups * 4;
 constexpr int kConsumers = kGroups * 128;
 constexpr int kThreads = kConsumers + 128;
 constexpr int kCopierRegisters = 40;
 constexpr int kConsumerRegisters = 232;
-constexpr int kRows = kWarps * kTileRows;
+constexpr int kRowsOfGroup = 4 * kTileRows;
+constexpr int kRows = kGroups * kRowsOfGroup;
+constexpr int kOutBarrier = 4;  // and the next one
+constexpr int kMaxSharedBytes = 224 * 1024;
 
-// kGated: a warp's upper eight rows are the up projection of its lower eight, which are half a row tile.
-template <int kTokensOf, bool kGatedOf>
+// kGated: the second warpgroup's rows are the up projection of the first one's.
+// kParts: of a stage's tokens, whose products are summed at once.
+template <int kTokensOf, int kPartsOf, bool kGatedOf>
 struct Config {
   static constexpr int kTokens = kTokensOf;
+  static constexpr int kParts = kPartsOf;
+  static constexpr int kPartTokens = kTokens / kParts;
   static constexpr bool kGated = kGatedOf;
-  static constexpr int kParts = kTokens / kPartTokens;
   static constexpr int kOutputRows = kGated ? kRows / 2 : kRows;
   static constexpr int kInputBytes = kTokens * kInputRowBytes;
   static constexpr int kTileCodeBytes = kStageBlocks * kBlockBytes;
   static constexpr int kCodesAt = kInputBytes;
   static constexpr int kInputScalesAt = kCodesAt + kWarps * kTileCodeBytes;
   static constexpr int kStageBytes = (kInputScalesAt + kTokens * 4 + 1023) / 1024 * 1024;
-  static constexpr int kStages = std::min(8, kMaxRingBytes / kStageBytes);
+  // Results on their way out, per warpgroup: [token][row], so padded that a warp's stores meet no bank twice.
+  static constexpr int kOutTokens = 32;
+  static constexpr int kOutStride = kRowsOfGroup + 4;
+  static constexpr int kOutBytes = kGroups * kOutTokens * kOutStride * 4;
+  static constexpr int kStages = std::min(8, (kMaxSharedBytes - kOutBytes) / kStageBytes);
   // A cluster's split over the ring: [token][row], so padded that a warp's stores meet no bank twice.
   static constexpr int kPartialStride = kRows + 4;
-  static constexpr int kSharedBytes = std::max(kStages * kStageBytes, kPartialStride* kTokens * 4) + 1024;
+  static constexpr int kRingBytes = std::max(kStages * kStageBytes, (kPartialStride * kTokens * 4 + 1023) / 1024 * 1024);
+  static constexpr int kSharedBytes = kRingBytes + kOutBytes + 1024;
 };
 
 // Blocks of k of a block of the cluster: whole stages.
@@ -122,168 +131,210 @@ __device__ __forceinline__ void copy_tiles(const PrefillArgs& args, const Ring& 
   }
 }
 
-// A warp's operand A of a stage, four k32 steps, and what the lane's two rows are multiplied by.
-struct Operand {
-  std::uint32_t a[4][4];
-  float scale[2];
-};
-
-// Of the two local row tiles and the half a warp's rows come from.
-struct RowsOfWarp {
-  int tile[2];
-  bool upper[2];
-};
+// Scales of a lane's two rows, eight apart.
 template <class C>
-__device__ __forceinline__ RowsOfWarp rows_of_warp(int warp) {
-  if constexpr (C::kGated) {
-    return {.tile = {warp / 2, kWarps / 2 + warp / 2}, .upper = {warp % 2 == 1, warp % 2 == 1}};
-  }
-  return {.tile = {warp, warp}, .upper = {false, true}};
-}
-
-// Scales of a lane's two rows.
-template <class C>
-class ScaleLoader {
+class RowScales {
  public:
-  __device__ ScaleLoader(const PrefillArgs& args, int row_tile, const RowsOfWarp& rows, int lane)
-      : w_(args.w[0]) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const std::byte* scales = local_tile<C>(args, row_tile, rows.tile[row]).scales;
-      from_[row] = reinterpret_cast<const float*>(scales) + lane / 4 + (rows.upper[row] ? 8 : 0);
-    }
+  __device__ RowScales(const PrefillArgs& args, int row_tile, int warp, int lane) : w_(args.w[0]) {
+    from_ = reinterpret_cast<const float*>(local_tile<C>(args, row_tile, warp).scales) + lane / 4;
   }
 
   // Of the stage that begins with `block`.
   __device__ __forceinline__ void load(int block, float (&scale)[2]) const {
-    const int at = scale_group(w_, block * 2) * kTileRows;
-    scale[0] = from_[0][at];
-    scale[1] = from_[1][at];
+    const float* at = from_ + scale_group(w_, block * 2) * kTileRows;
+    scale[0] = at[0];
+    scale[1] = at[8];
   }
 
  private:
   const PackedWeight& w_;
-  const float* from_[2];
+  const float* from_;
 };
 
-// A register holds four codes of one row from one k16 step, of the lane's two words there.
-__device__ __forceinline__ std::uint32_t gather_row(std::uint32_t even, std::uint32_t odd, bool upper) {
-  return __byte_perm(even, odd, upper ? 0x6420U : 0x7531U);
-}
+// A lane's codes of a stage, as they lie there, and as the operand A of its four k32 steps.
+struct StageCodes {
+  LaneCodes<Format::fp8> blocks[kStageBlocks];
+
+  __device__ __forceinline__ void load(const std::byte* tile, int lane) {
+#pragma unroll
+    for (int b = 0; b < kStageBlocks; ++b) blocks[b].load(tile + b * kBlockBytes, lane);
+  }
+
+  // `count` blocks of them; a missing one is zero.
+  __device__ __forceinline__ void arrange(int count, std::uint32_t (&a)[4][4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // A register holds four codes of one row from one k16 step, of the lane's two words there.
+      const uint4 v = blocks[i / 2].vectors[i % 2];
+      const bool is_there = i / 2 < count;
+      a[i][0] = is_there ? __byte_perm(v.x, v.y, 0x7531U) : 0U;
+      a[i][1] = is_there ? __byte_perm(v.x, v.y, 0x6420U) : 0U;
+      a[i][2] = is_there ? __byte_perm(v.z, v.w, 0x7531U) : 0U;
+      a[i][3] = is_there ? __byte_perm(v.z, v.w, 0x6420U) : 0U;
+    }
+  }
+};
 
 template <class C>
-__device__ __forceinline__ void load_operand(const std::byte* stage, const RowsOfWarp& rows, int count,
-                                             int lane, Operand& operand) {
+using Sums = float[C::kParts][C::kPartTokens / 2];
+
+// Scales of the tokens of a part, of four columns each, loaded ahead: loads take longer than sums.
+template <class C>
+using TokenScales = float4[C::kPartTokens / 16];
+
+template <class C>
+__device__ __forceinline__ void load_scales(const float* input_scales, int lane, TokenScales<C>& scales) {
 #pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const std::byte* codes = stage + C::kCodesAt + rows.tile[row] * C::kTileCodeBytes;
+  for (int j = 0; j < C::kPartTokens / 16; ++j) {
+    scales[j] = *reinterpret_cast<const float4*>(input_scales + j * 16 + lane % 4 * 4);
+  }
+}
+
+// scales *= of_row
+template <class C>
+__device__ __forceinline__ void multiply_scales(float of_row, TokenScales<C>& scales) {
 #pragma unroll
-    for (int b = 0; b < kStageBlocks; ++b) {
-      LaneCodes<Format::fp8> of_lane{};
-      if (b < count) of_lane.load(codes + b * kBlockBytes, lane);
+  for (float4& of_tokens : scales) {
+    of_tokens.x *= of_row, of_tokens.y *= of_row;
+    of_tokens.z *= of_row, of_tokens.w *= of_row;
+  }
+}
+
+// part *= of_rows, where the lane's two rows have scales of their own. A branch of its own, empty statement and
+// all: the compiler would rather multiply always and choose.
+template <class C>
+__device__ __forceinline__ void multiply_rows(const float (&of_rows)[2], float (&part)[C::kPartTokens / 2]) {
+  asm volatile("");
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint4 v = of_lane.vectors[i];
-        operand.a[2 * b + i][row] = gather_row(v.x, v.y, rows.upper[row]);
-        operand.a[2 * b + i][2 + row] = gather_row(v.z, v.w, rows.upper[row]);
-      }
+  for (int i = 0; i < C::kPartTokens / 2; ++i) part[i] *= of_rows[i / 2 % 2];
+}
+
+// sums += part * scales
+template <class C>
+__device__ __forceinline__ void add_part(const TokenScales<C>& scales, const float (&part)[C::kPartTokens / 2],
+                                         float (&sums)[C::kPartTokens / 2]) {
+#pragma unroll
+  for (int j = 0; j < C::kPartTokens / 16; ++j) {
+    const float of_tokens[4] = {scales[j].x, scales[j].y, scales[j].z, scales[j].w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      sums[8 * j + i] = fmaf(part[8 * j + i], of_tokens[i / 4 * 2 + i % 2], sums[8 * j + i]);
     }
   }
 }
 
-template <class C>
-using Sums = float[C::kParts][kPartTokens / 2];
-
-// sums += part * scales.
-__device__ __forceinline__ void add_part(const float* input_scales, const float (&scale)[2], int lane,
-                                         const float (&part)[kPartTokens / 2],
-                                         float (&sums)[kPartTokens / 2]) {
-#pragma unroll
-  for (int j = 0; j < kPartTokens / 8; ++j) {
-    const float2 of_tokens = *reinterpret_cast<const float2*>(input_scales + j * 8 + lane % 4 * 2);
-    const float low[2] = {of_tokens.x * scale[0], of_tokens.y * scale[0]};
-    const float high[2] = {of_tokens.x * scale[1], of_tokens.y * scale[1]};
-    sums[4 * j] = fmaf(part[4 * j], low[0], sums[4 * j]);
-    sums[4 * j + 1] = fmaf(part[4 * j + 1], low[1], sums[4 * j + 1]);
-    sums[4 * j + 2] = fmaf(part[4 * j + 2], high[0], sums[4 * j + 2]);
-    sums[4 * j + 3] = fmaf(part[4 * j + 3], high[1], sums[4 * j + 3]);
-  }
+// The tensor cores belong to one warpgroup after the other: while one has its products made, the other adds
+// up its last ones. (A warp cannot do both: it waits until its products, whose operand lies in registers, have
+// begun. And without turns both would do the same at the same time.)
+constexpr int kTurnBarrier = 2;  // and the next one
+__device__ __forceinline__ void await_turn(int group) {
+#ifndef NOTURN
+  barrier_sync(kTurnBarrier + group, kConsumers);
+#endif
 }
-
-// The products of a stage, part by part.
-template <class C>
-__device__ __forceinline__ void multiply_stage(const std::byte* stage, const Operand& operand, int lane,
-                                               Sums<C>& sums) {
-  const std::uint64_t inputs = k_major(shared_address(stage));
-  const auto* input_scales = reinterpret_cast<const float*>(stage + C::kInputScalesAt);
-  float part[2][kPartTokens / 2];
-#pragma unroll
-  for (int i = 0; i < C::kParts; ++i) {
-    wgmma_fence();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma_e4m3(part[i % 2], operand.a[j],
-                 inputs + static_cast<std::uint64_t>(i * (kPartTokens * kInputRowBytes / 16) + 2 * j), j);
-    }
-    wgmma_commit();
-    if (i == 0) continue;
-    wgmma_wait<1>();
-    add_part(input_scales + (i - 1) * kPartTokens, operand.scale, lane, part[(i - 1) % 2], sums[i - 1]);
-  }
-  wgmma_wait<0>();
-  add_part(input_scales + (C::kParts - 1) * kPartTokens, operand.scale, lane, part[(C::kParts - 1) % 2],
-           sums[C::kParts - 1]);
+__device__ __forceinline__ void pass_turn(int group) {
+#ifndef NOTURN
+  barrier_arrive(kTurnBarrier + 1 - group, kConsumers);
+#endif
 }
 
 template <class C>
 __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Ring& ring, RingState& state,
                                               int row_tile, const Blocks& blocks, Sums<C>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const RowsOfWarp rows = rows_of_warp<C>(static_cast<int>(threadIdx.x) / 32);
-  const ScaleLoader<C> loader(args, row_tile, rows, lane);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const RowScales<C> row_scales(args, row_tile, warp, lane);
+  const std::byte* tile_codes = ring.stages + C::kCodesAt + warp * C::kTileCodeBytes;
 #pragma unroll
   for (int i = 0; i < C::kParts; ++i) clear(sums[i]);
-  float next[2];
-  loader.load(blocks.begin, next);
+  std::uint32_t a[4][4];
+  StageCodes codes;
+  float scale[2];
+  float next_scale[2];
+  row_scales.load(blocks.begin, next_scale);
+  mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
+  codes.load(tile_codes + state.stage * C::kStageBytes, lane);
   for (int block = blocks.begin; block < blocks.end; block += kStageBlocks) {
     const std::byte* stage = ring.stages + state.stage * C::kStageBytes;
-    Operand operand{.scale = {next[0], next[1]}};
-    if (block + kStageBlocks < blocks.end) loader.load(block + kStageBlocks, next);
-    mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
-    const int count = min(kStageBlocks, blocks.end - block);
-    load_operand<C>(stage, rows, count, lane, operand);
-    multiply_stage<C>(stage, operand, lane, sums);
-    if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
+    const std::uint32_t drained = barrier_at(ring.drained, state.stage);
+    const std::uint64_t inputs = k_major(shared_address(stage));
+    const auto* input_scales = reinterpret_cast<const float*>(stage + C::kInputScalesAt);
     state.advance(C::kStages);
+    codes.arrange(blocks.end - block, a);
+    scale[0] = next_scale[0];
+    scale[1] = next_scale[1];
+    const bool rows_alike = __all_sync(0xFFFFFFFFU, scale[0] == scale[1]);
+    const int next_block = block + kStageBlocks;
+    row_scales.load(min(next_block, blocks.end - 1), next_scale);
+#pragma unroll
+    for (int i = 0; i < C::kParts; ++i) {
+      float part[C::kPartTokens / 2];
+      TokenScales<C> token_scales;
+      load_scales<C>(input_scales + i * C::kPartTokens, lane, token_scales);
+      if (rows_alike) multiply_scales<C>(scale[0], token_scales);
+      if (i == C::kParts - 1 && next_block < blocks.end) {
+        mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
+      }
+      await_turn(warp / 4);
+      wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        wgmma_e4m3(part, a[j],
+                   inputs + static_cast<std::uint64_t>(i * (C::kPartTokens * kInputRowBytes / 16) + 2 * j), j);
+      }
+      wgmma_commit();
+      pass_turn(warp / 4);
+      // Without a branch, or the compiler takes the registers of the operand that is being read. (The last
+      // stage's loads are for nothing.)
+      if (i == C::kParts - 1) codes.load(tile_codes + state.stage * C::kStageBytes, lane);
+      wgmma_wait<0>();
+      if (!rows_alike) multiply_rows<C>(scale, part);
+      add_part<C>(token_scales, part, sums[i]);
+    }
+    if (lane == 0) mbarrier_arrive(drained);
   }
 }
 
-// The output row of the lane's lower row (not gated: the upper one is 8 further on).
-template <class C>
-__device__ __forceinline__ int output_row(const TileOfGrid& tile, int warp, int lane) {
-  const int of_tile = C::kGated ? warp * 8 : warp * kTileRows;
-  return tile.row_tile * C::kOutputRows + of_tile + lane / 4;
-}
-
+// Through shared memory, so that whole lines leave: a warp has 32 bytes of a token.
 template <class C>
 __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOfGrid& tile,
-                                           const Sums<C>& sums) {
+                                           const Sums<C>& sums, std::byte* memory) {
+  constexpr int kSums = C::kOutTokens / 2;  // of a round
+  constexpr int kThreadsOfRound = C::kGated ? kConsumers : kConsumers / kGroups;
+  constexpr int kQuads = kRowsOfGroup / 4;
+  const int group = static_cast<int>(threadIdx.x) / 128;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = output_row<C>(tile, static_cast<int>(threadIdx.x) / 32, lane);
-  const float factor = factor_of(args.w[0], row);
-  const float other = C::kGated ? factor_of(args.w[1], row) : factor_of(args.w[0], row + 8);
+  const int thread = static_cast<int>(threadIdx.x) % kThreadsOfRound;
+  const bool aligned = has_aligned_results(args);
+  auto* const out = reinterpret_cast<float*>(memory + C::kRingBytes);
+  constexpr int kGroupFloats = C::kOutTokens * C::kOutStride;
+  float* const own = out + group * kGroupFloats + lane % 4 * 2 * C::kOutStride +
+                     static_cast<int>(threadIdx.x) / 32 % 4 * kTileRows + lane / 4;
+  const float* const from = out + (C::kGated ? 0 : group * kGroupFloats);
+  const int row0 = tile.row_tile * C::kOutputRows + (C::kGated ? 0 : group * kRowsOfGroup);
+  const auto sync = [&] { barrier_sync(C::kGated ? kOutBarrier : kOutBarrier + group, kThreadsOfRound); };
 #pragma unroll
-  for (int i = 0; i < C::kParts; ++i) {
+  for (int round = 0; round < C::kTokens / C::kOutTokens; ++round) {
+    sync();  // the last round has left
 #pragma unroll
-    for (int s = 0; s < kPartTokens / 2; s += 4) {
+    for (int s = 0; s < kSums; ++s) {
+      const int at = round * kSums + s;
+      own[(s / 4 * 8 + s % 2) * C::kOutStride + s / 2 % 2 * 8] =
+          sums[at / (C::kPartTokens / 2)][at % (C::kPartTokens / 2)];
+    }
+    sync();
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int token = tile.token_tile * C::kTokens + i * kPartTokens + s * 2 + lane % 4 * 2 + c;
-        const float low = factor * sums[i][s + c];
-        const float high = other * sums[i][s + 2 + c];
-        store(args, token, row, C::kGated ? silu_mul(low, high) : low);
-        if constexpr (!C::kGated) store(args, token, row + 8, high);
+    for (int i = thread; i < C::kOutTokens * kQuads; i += kThreadsOfRound) {
+      const int token = i / kQuads;
+      const float* at = from + token * C::kOutStride + i % kQuads * 4;
+      float4 values = *reinterpret_cast<const float4*>(at);
+      if constexpr (C::kGated) {
+        const float4 up = *reinterpret_cast<const float4*>(at + kGroupFloats);
+        values = {silu_mul(values.x, up.x), silu_mul(values.y, up.y), silu_mul(values.z, up.z),
+                  silu_mul(values.w, up.w)};
       }
+      store_quad(args, aligned, tile.token_tile * C::kTokens + round * C::kOutTokens + token,
+                 row0 + i % kQuads * 4, values);
     }
   }
 }
@@ -296,12 +347,13 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   auto* partial = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
+  const bool aligned = has_aligned_results(args);
   barrier_sync<1, kConsumers>();  // nobody reads the ring any more
 #pragma unroll
   for (int i = 0; i < C::kParts; ++i) {
 #pragma unroll
-    for (int s = 0; s < kPartTokens / 2; ++s) {
-      const int token = i * kPartTokens + s / 4 * 8 + lane % 4 * 2 + s % 2;
+    for (int s = 0; s < C::kPartTokens / 2; ++s) {
+      const int token = i * C::kPartTokens + s / 4 * 8 + lane % 4 * 2 + s % 2;
       partial[token * C::kPartialStride + warp * kTileRows + s / 2 % 2 * 8 + lane / 4] = sums[i][s];
     }
   }
@@ -312,24 +364,22 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
        i += args.cluster * kConsumers) {
     const int token = i / kQuads;
     const int row = i % kQuads * 4;
-    const int local = C::kGated ? row / 8 * kTileRows + row % 8 : row;
-    const std::uint32_t mine = shared_address(partial + token * C::kPartialStride + local);
-    float totals[2][4] = {};
+    const std::uint32_t mine = shared_address(partial + token * C::kPartialStride + row);
+    float4 totals[2] = {};
     for (int r = 0; r < args.cluster; ++r) {
 #pragma unroll
       for (int half = 0; half < (C::kGated ? 2 : 1); ++half) {
-        const float4 part = load_remote4(remote_address(mine + half * 8 * sizeof(float), r));
-        totals[half][0] += part.x, totals[half][1] += part.y;
-        totals[half][2] += part.z, totals[half][3] += part.w;
+        const float4 part = load_remote4(remote_address(mine + half * kRowsOfGroup * sizeof(float), r));
+        totals[half].x += part.x, totals[half].y += part.y;
+        totals[half].z += part.z, totals[half].w += part.w;
       }
     }
-    const int output = tile.row_tile * C::kOutputRows + row;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      float value = factor_of(args.w[0], output + j) * totals[0][j];
-      if constexpr (C::kGated) value = silu_mul(value, factor_of(args.w[1], output + j) * totals[1][j]);
-      store(args, tile.token_tile * C::kTokens + token, output + j, value);
+    if constexpr (C::kGated) {
+      totals[0] = {silu_mul(totals[0].x, totals[1].x), silu_mul(totals[0].y, totals[1].y),
+                   silu_mul(totals[0].z, totals[1].z), silu_mul(totals[0].w, totals[1].w)};
     }
+    store_quad(args, aligned, tile.token_tile * C::kTokens + token, tile.row_tile * C::kOutputRows + row,
+               totals[0]);
   }
   cluster_sync();
 }
@@ -362,12 +412,13 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
     wait_for_earlier_kernels();
     const Blocks blocks = stages_of_rank(args, part.rank);
     RingState state;
+    if (warp >= 4) pass_turn(1);  // the first one
     for (int index = part.first; index < args.row_tiles * args.token_tiles; index += part.step) {
       const TileOfGrid tile = tile_of_grid(args, index);
       Sums<C> sums;
       multiply_tile<C>(args, ring, state, tile.row_tile, blocks, sums);
       if (args.cluster == 1) {
-        store_tile<C>(args, tile, sums);
+        store_tile<C>(args, tile, sums, memory);
       } else {
         store_tile_of_cluster<C>(args, tile, sums, memory, part.rank);
       }
@@ -411,16 +462,17 @@ void consider(const PackedWeight& w, int m, int num_sms, Cut& best) {
 template <bool kGated, class Fn>
 void with_tokens(int tokens, const Fn& fn) {
   switch (tokens) {
-    case 64: fn(Config<64, kGated>{}); return;
-    case 128: fn(Config<128, kGated>{}); return;
-    default: fn(Config<192, kGated>{}); return;
+    case 64: fn(Config<64, 1, kGated>{}); return;
+    case 128: fn(Config<128, 2, kGated>{}); return;
+    case 192: fn(Config<192, 2, kGated>{}); return;
+    default: fn(Config<256, 4, kGated>{}); return;
   }
 }
 
 template <bool kGated>
 Cut choose_cut(const PackedWeight& w, int m, int num_sms) {
   Cut best;
-  for (const int tokens : {64, 128, 192}) {
+  for (const int tokens : {64, 128, 192, 256}) {
     if (tokens > 64 && m <= tokens - 64) break;
     with_tokens<kGated>(tokens, [&](auto config) { consider<decltype(config)>(w, m, num_sms, best); });
   }
@@ -438,8 +490,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
                              kThreads, C::kSharedBytes, launch.stream, args);
 }
 
-// Tiles have 192 tokens at most.
-constexpr int kMaxPadding = 191;
+// Tiles have 256 tokens at most.
+constexpr int kMaxPadding = 255;
 std::size_t panel_tokens(const PackedWeight& w, int m) {
   return static_cast<std::size_t>(ceil_div(w.num_blocks, kStageBlocks)) *
          static_cast<std::size_t>(m + kMaxPadding);

@@ -117,6 +117,30 @@ __device__ __forceinline__ void store(const PrefillArgs& args, int token, int ro
   *y = args.accumulate ? *y + value : value;
 }
 
+// Whether four rows' results of a token can be written at once.
+__device__ __forceinline__ bool has_aligned_results(const PrefillArgs& args) {
+  const std::uintptr_t bytes = args.bf16_results ? 8 : 16;
+  return !args.accumulate && args.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(args.y) % bytes == 0;
+}
+// Rows [row, row + 4); row is a multiple of 4.
+__device__ __forceinline__ void store_quad(const PrefillArgs& args, bool aligned, int token, int row,
+                                           const float4& values) {
+  if (!aligned || row + 4 > args.w[0].n) {
+    store(args, token, row, values.x);
+    store(args, token, row + 1, values.y);
+    store(args, token, row + 2, values.z);
+    store(args, token, row + 3, values.w);
+    return;
+  }
+  if (token >= args.m) return;
+  const std::int64_t at = (token * args.y_stride + row) / 4;
+  if (args.bf16_results) {
+    reinterpret_cast<uint2*>(args.y)[at] = {round_pair(values.x, values.y), round_pair(values.z, values.w)};
+  } else {
+    reinterpret_cast<float4*>(args.y)[at] = values;
+  }
+}
+
 // Factor of output row `row` in matrix `matrix`; rows past the end take any.
 __device__ __forceinline__ float factor_of(const PackedWeight& w, int row) {
   const int tile = min(row / kTileRows, w.num_tiles - 1);
