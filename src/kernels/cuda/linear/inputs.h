@@ -11,8 +11,8 @@ namespace nibble::kernels::cuda {
 // Rounded to bf16, 64 inputs a panel, as many panels as p.w has blocks; tokens past p.m are zero.
 void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch);
 
-// Quantised to E4M3, 128 inputs a panel, each with a float32 scale in scales[panel][m_pad]: of 16 tokens, first
-// those of tokens 0, 1, 8, 9, then 2, 3, 10, 11, and so on, as one lane needs them.
+// Quantised to E4M3, 128 inputs a panel, each with a float32 scale in scales[panel][m_pad]: of 16 tokens,
+// first those of tokens 0, 1, 8, 9, then 2, 3, 10, 11, and so on, as one lane needs them.
 //
 // Of the 16 inputs of a k16 step, byte 4 t + i is input 2 t + {0, 1, 8, 9}[i]: an FP8 operand holds four
 // bytes a register where the packed layout has pairs.

@@ -3,7 +3,9 @@
 // As in prefill.cu weights are the register operand A and tokens the shared-memory operand B; here a stage is
 // 128 of k, and its products are summed apart, since the tensor cores keep some 14 bits of a sum only, and
 // because scales change with it: they are added in float32, times the scales of the weights and of the
-// activations. Sums of 64 tokens at a time: while one such part is added, the tensor cores make the next.
+// activations. Whatever warps do meanwhile slows the tensor cores down, so what counts is how few
+// instructions a product costs besides: many tokens a tile, one multiplication of scales for two rows if they
+// are alike, loads ahead.
 #include "kernels/cuda/hopper/cluster.cuh"
 #include "kernels/cuda/hopper/copy.cuh"
 #include "kernels/cuda/hopper/wgmma.cuh"
@@ -49,7 +51,8 @@ struct Config {
   static constexpr int kStages = std::min(8, (kMaxSharedBytes - kOutBytes) / kStageBytes);
   // A cluster's split over the ring: [token][row], so padded that a warp's stores meet no bank twice.
   static constexpr int kPartialStride = kRows + 4;
-  static constexpr int kRingBytes = std::max(kStages * kStageBytes, (kPartialStride * kTokens * 4 + 1023) / 1024 * 1024);
+  static constexpr int kRingBytes =
+      std::max(kStages * kStageBytes, (kPartialStride * kTokens * 4 + 1023) / 1024 * 1024);
   static constexpr int kSharedBytes = kRingBytes + kOutBytes + 1024;
 };
 
@@ -200,8 +203,8 @@ __device__ __forceinline__ void multiply_scales(float of_row, TokenScales<C>& sc
   }
 }
 
-// part *= of_rows, where the lane's two rows have scales of their own. A branch of its own, empty statement and
-// all: the compiler would rather multiply always and choose.
+// part *= of_rows, where the lane's two rows have scales of their own. A branch of its own, empty statement
+// and all: the compiler would rather multiply always and choose.
 template <class C>
 __device__ __forceinline__ void multiply_rows(const float (&of_rows)[2], float (&part)[C::kPartTokens / 2]) {
   asm volatile("");
@@ -211,7 +214,8 @@ __device__ __forceinline__ void multiply_rows(const float (&of_rows)[2], float (
 
 // sums += part * scales
 template <class C>
-__device__ __forceinline__ void add_part(const TokenScales<C>& scales, const float (&part)[C::kPartTokens / 2],
+__device__ __forceinline__ void add_part(const TokenScales<C>& scales,
+                                         const float (&part)[C::kPartTokens / 2],
                                          float (&sums)[C::kPartTokens / 2]) {
 #pragma unroll
   for (int j = 0; j < C::kPartTokens / 16; ++j) {
@@ -223,20 +227,11 @@ __device__ __forceinline__ void add_part(const TokenScales<C>& scales, const flo
   }
 }
 
-// The tensor cores belong to one warpgroup after the other: while one has its products made, the other adds
-// up its last ones. (A warp cannot do both: it waits until its products, whose operand lies in registers, have
-// begun. And without turns both would do the same at the same time.)
+// The tensor cores belong to one warpgroup after the other: while one's products are made, the other adds up
+// its last ones. Without turns both would do the same at the same time.
 constexpr int kTurnBarrier = 2;  // and the next one
-__device__ __forceinline__ void await_turn(int group) {
-#ifndef NOTURN
-  barrier_sync(kTurnBarrier + group, kConsumers);
-#endif
-}
-__device__ __forceinline__ void pass_turn(int group) {
-#ifndef NOTURN
-  barrier_arrive(kTurnBarrier + 1 - group, kConsumers);
-#endif
-}
+__device__ __forceinline__ void await_turn(int group) { barrier_sync(kTurnBarrier + group, kConsumers); }
+__device__ __forceinline__ void pass_turn(int group) { barrier_arrive(kTurnBarrier + 1 - group, kConsumers); }
 
 template <class C>
 __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Ring& ring, RingState& state,
@@ -280,7 +275,8 @@ __device__ __forceinline__ void multiply_tile(const PrefillArgs& args, const Rin
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         wgmma_e4m3(part, a[j],
-                   inputs + static_cast<std::uint64_t>(i * (C::kPartTokens * kInputRowBytes / 16) + 2 * j), j);
+                   inputs + static_cast<std::uint64_t>(i * (C::kPartTokens * kInputRowBytes / 16) + 2 * j),
+                   j);
       }
       wgmma_commit();
       pass_turn(warp / 4);
@@ -430,7 +426,7 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_kernel(const __grid_constant_
 struct Cut {
   int tokens = 0;  // of a tile
   int cluster = 1;
-  double cost = 0.0;  // of the busiest block, in tokens times stages
+  std::int64_t cost = 0;  // of the busiest block, in ns
 };
 
 template <class C>
@@ -443,22 +439,27 @@ int fitting_clusters(int size) {
   return known[size];
 }
 
+// ns of a stage, as measured on an H100.
+constexpr std::int64_t stage_cost(int tokens) {
+  return tokens == 64 ? 620 : tokens == 128 ? 750 : tokens == 192 ? 940 : 1320;
+}
+
 template <class C>
 void consider(const PackedWeight& w, int m, int num_sms, Cut& best) {
   constexpr int kMinStages = 2;
-  constexpr int kStageCost = 32;   // besides its tokens
-  constexpr int kClusterCost = 4;  // of adding up, in stages
+  constexpr int kStoreCost = 3;    // of writing results, in stages
+  constexpr int kClusterCost = 3;  // of adding up, likewise
   const int stages = ceil_div(w.num_blocks, kStageBlocks);
   const int tiles = ceil_div(w.num_tiles * kTileRows, C::kOutputRows) * ceil_div(m, C::kTokens);
   const int cluster = choose_cluster(tiles, stages, num_sms, kMinStages, kClusterCost,
                                      [](int size) { return fitting_clusters<C>(size); });
   const int rounds = ceil_div(tiles, cluster == 1 ? num_sms : fitting_clusters<C>(cluster));
-  const double cost = static_cast<double>(rounds) * (C::kTokens + kStageCost) *
-                      (ceil_div(stages, cluster) + (cluster > 1 ? kClusterCost : 0));
+  const std::int64_t cost = rounds * stage_cost(C::kTokens) *
+                            (ceil_div(stages, cluster) + kStoreCost + (cluster > 1 ? kClusterCost : 0));
   if (best.tokens == 0 || cost < best.cost) best = {.tokens = C::kTokens, .cluster = cluster, .cost = cost};
 }
 
-// fn(Config) with the tile of the cut. (256 tokens leave no registers: slower, for all that they read less.)
+// fn(Config) with the tile of the cut.
 template <bool kGated, class Fn>
 void with_tokens(int tokens, const Fn& fn) {
   switch (tokens) {
