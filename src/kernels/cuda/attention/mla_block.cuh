@@ -25,7 +25,7 @@ constexpr int kTileBytes = kPanels * kPanelBytes;
 constexpr float kSlack = 8.0F;
 
 // Named barriers; 0 is __syncthreads.
-enum Barrier : int { kBlockBarrier = 1, kFirstScores = 2, kSecondScores = 3, kGroupBarrier = 4 };  // and 5
+enum Barrier : int { kBlockBarrier = 1, kGroupBarrier = 2 };  // and 3, for the second group
 
 // Each half of a buffer (the panels of one warpgroup's values) is freed on its own; the rope panel, later the
 // probabilities, with the half of the warpgroup that reads those probabilities. A buffer is filled in chunks
@@ -35,14 +35,14 @@ constexpr int kHalfChunks = kHalfPanels / 2;
 struct Shared {
   alignas(1024) std::uint8_t q[kTileBytes];
   alignas(1024) std::uint8_t kv[2][kTileBytes];
-  float top[2][kMlaRows];  // after the first, the second tile of a pair
+  float top[2][kMlaRows];  // [group]: after its last tile
   float sum[2][kMlaRows];
   std::uint64_t full[2][kChunks];  // [buffer]
   std::uint64_t empty[2][2];       // [buffer][half]
+  std::uint64_t ready[2];          // [group]: its probabilities
+  volatile int num_tiles_asked;    // by the producer, over all pieces
   ScheduleMemory schedule;
 };
-
-__device__ constexpr int rope_half(int buffer) { return buffer == 0 ? 1 : 0; }
 
 __device__ inline int num_rows_of(const MlaFast& launch, const Piece& piece) {
   return launch.num_groups > 1 ? min(kMlaRows, launch.base.num_heads - static_cast<int>(blockIdx.x) %

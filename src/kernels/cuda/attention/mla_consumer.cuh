@@ -60,6 +60,7 @@ __device__ inline void clear_rows(std::uint8_t* tile, int first_row) {
     const int chunk = i % num_chunks;
     *reinterpret_cast<uint4*>(tile + panel * kPanelBytes + first_row * 128 + chunk * 16) = {0, 0, 0, 0};
   }
+  fence_async_proxy();
 }
 
 template <int kGroup>
@@ -79,13 +80,10 @@ class Consumer {
       fence_async_proxy();
       barrier_sync<kBlockBarrier, kConsumers>();
       begin(piece);
-      for (int tile = piece.tile_begin; tile < piece.tile_end; tile += 2) {
-        if constexpr (kGroup == 0) {
-          first_of_pair(piece, tile);
-        } else {
-          second_of_pair(piece, tile);
-        }
-      }
+      int tile = piece.tile_begin + kGroup;
+#pragma unroll 1
+      for (; tile < piece.tile_end; tile += 2) work_on(piece, tile);
+      if (tile == piece.tile_end) add_other_tile();
       finish(schedule, piece, part);
     }
   }
@@ -113,77 +111,64 @@ class Consumer {
     }
   }
 
-  // The tiles in buffer 0: their scores, then the probabilities of both.
-  __device__ __forceinline__ void first_of_pair(const Piece& piece, int tile) {
-    const bool paired = tile + 1 < piece.tile_end;
-    scores(piece, tile);
-    float tops[2];
-    row_tops(tops);
-    float new_top[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      new_top[i] = raised(top_[i], tops[i]);
-      if (lane() % 4 == 0) shared_.top[0][row(i)] = new_top[i];
-    }
-    Probabilities p;
-    float sums[2];
-    probabilities(new_top, p, sums);
-    store_probabilities(p);
-    fence_async_proxy();
-    barrier_arrive<kFirstScores, kConsumers>();
-    if (piece.length() - tile * kMlaTile < kMlaTile) barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
-    move_top(new_top);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
-    add_own_values(p);
+  // A turn: a tile of this group, and the values of the other group's tile before it.
+  __device__ __forceinline__ void work_on(const Piece& piece, int tile) {
+    const bool others = kGroup == 1 || tile > piece.tile_begin;
+    const bool own_first = !others || own_tile_comes_first();
+    if (own_first) first_scores();
+    if (others) add_other_tile();
+    if (!own_first) first_scores();
+    last_scores();
     wgmma_wait<0>();
-    release(0);
-    if (!paired) return;
-    barrier_sync<kSecondScores, kConsumers>();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) new_top[i] = shared_.top[1][row(i)];
-    move_top(new_top);
-    add_other_values();
-    wgmma_wait<0>();
-    release(1);
+    finish_tile(piece, tile);
   }
 
-  // The tiles in buffer 1, and the probabilities of both; those of buffer 0 first, so that it is soon free.
-  __device__ __forceinline__ void second_of_pair(const Piece& piece, int tile) {
-    barrier_sync<kFirstScores, kConsumers>();
-    take_first_top();
-    add_other_values();
-    wgmma_wait<0>();
-    release(0);
-    if (tile + 1 >= piece.tile_end) return;
-    scores(piece, tile + 1);
-    float tops[2];
-    row_tops(tops);
-    float new_top[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      new_top[i] = raised(top_[i], tops[i]);
-      if (lane() % 4 == 0) shared_.top[1][row(i)] = new_top[i];
+  // Whether the first part of this group's tile is there before the other group's probabilities. Its scores
+  // are then worked on while the other group finds those; else that group's buffer is freed without waiting
+  // for this one's. One answer for the whole group.
+  __device__ __forceinline__ bool own_tile_comes_first() const {
+    for (;;) {
+      const bool probabilities = mbarrier_is_complete(shared_address(&shared_.ready[kOther]), ready_phase_);
+      if (barrier_all<kGroupBarrier + kGroup, kGroupThreads>(probabilities)) return false;
+      const bool tile =
+          mbarrier_is_complete(shared_address(&shared_.full[kGroup][kGroup * kHalfChunks]), phase_[kGroup]);
+      if (barrier_all<kGroupBarrier + kGroup, kGroupThreads>(tile)) return true;
     }
-    Probabilities p;
-    float sums[2];
-    probabilities(new_top, p, sums);
-    store_probabilities(p);
-    fence_async_proxy();
-    barrier_arrive<kSecondScores, kConsumers>();
-    if (piece.length() - (tile + 1) * kMlaTile < kMlaTile)
-      barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
-    move_top(new_top);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) sum_[i] += sums[i];
-    add_own_values(p);
-    wgmma_wait<0>();
-    release(1);
   }
 
-  __device__ __forceinline__ void take_first_top() {
-    const float top[2] = {shared_.top[0][row(0)], shared_.top[0][row(1)]};
+  // The other group's probabilities times this group's half of its tile.
+  __device__ __forceinline__ void add_other_tile() {
+    mbarrier_wait(shared_address(&shared_.ready[kOther]), ready_phase_);
+    ready_phase_ ^= 1U;
+    const float top[2] = {shared_.top[kOther][row(0)], shared_.top[kOther][row(1)]};
     move_top(top);
+    add_other_values();
+    wgmma_wait<0>();
+    release(kOther);
+  }
+
+  // From a tile's scores to its values.
+  __device__ __forceinline__ void finish_tile(const Piece& piece, int tile) {
+    mask(piece, tile);
+    float top[2];
+    row_tops(top);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      top[i] = raised(top_[i], top[i]);
+      if (lane() % 4 == 0) shared_.top[kGroup][row(i)] = top[i];
+    }
+    move_top(top);
+    Probabilities p;
+    probabilities(p);
+    // The whole group is done with the rope columns, and with clearing rows.
+    barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
+    store_probabilities(p);
+    fence_async_proxy();
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(shared_address(&shared_.ready[kGroup]));
+    add_own_values(p);
+    wgmma_wait<0>();
+    release(kGroup);
   }
 
   // This group's half of the other group's buffer. The other half may be in the next tile's hands already: to
@@ -202,30 +187,36 @@ class Consumer {
     if (lane() == 0) mbarrier_arrive(shared_address(&shared_.empty[buffer][kGroup]));
   }
 
-  // s_ = q k^T of a tile in this group's buffer; entries a row does not see are -infinity.
-  __device__ __forceinline__ void scores(const Piece& piece, int tile) {
-    std::uint8_t* kv = shared_.kv[kGroup];
-    const int begin = tile * kMlaTile;
-    const std::uint64_t q = k_major(shared_address(shared_.q));
-    const std::uint64_t k = k_major(shared_address(kv));
+  // s_ = q k^T of the tile in this group's buffer, in two parts: the half of the columns that this group's
+  // own values free, then the other one and the rope part.
+  __device__ __forceinline__ void first_scores() {
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      // In the order in which the copies are made.
-      const int chunk = kGroup == 0 || i < kHalfChunks ? i : i == kHalfChunks ? kChunks - 1 : i - 1;
-      wait_chunk(kGroup, chunk);
-      wgmma_fence();
+    for (int i = 0; i < kHalfChunks; ++i) add_scores(kGroup * kHalfChunks + i, i > 0);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void last_scores() {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int step = 8 * chunk + j;
-        if (step >= kMlaWidth / 16) continue;
-        const int at = step / 4 * (kPanelBytes / 16) + step % 4 * kStepColumns;
-        wgmma_bf16(s_, q + at, k + at, step > 0 ? 1 : 0);
-      }
-    }
+    for (int i = 0; i < kHalfChunks; ++i) add_scores(kOther * kHalfChunks + i, true);
+    add_scores(kChunks - 1, true);
     wgmma_commit();
     phase_[kGroup] ^= 1U;
-    wgmma_wait<0>();
-    if (piece.length() - begin < kMlaTile) clear_rows(kv, piece.length() - begin);
+  }
+  __device__ __forceinline__ void add_scores(int chunk, bool add) {
+    const std::uint64_t q = k_major(shared_address(shared_.q));
+    const std::uint64_t k = k_major(shared_address(shared_.kv[kGroup]));
+    wait_chunk(kGroup, chunk);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 8 * chunk; step < min(8 * chunk + 8, kMlaWidth / 16); ++step) {
+      const int at = step / 4 * (kPanelBytes / 16) + step % 4 * kStepColumns;
+      wgmma_bf16(s_, q + at, k + at, add || step > 8 * chunk ? 1 : 0);
+    }
+  }
+
+  // Scores of entries that a row does not see are -infinity, the values of those that nobody sees 0.
+  __device__ __forceinline__ void mask(const Piece& piece, int tile) {
+    const int begin = tile * kMlaTile;
+    if (piece.length() - begin < kMlaTile) clear_rows(shared_.kv[kGroup], piece.length() - begin);
     if (begin + kMlaTile <= piece.num_visible) return;
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
@@ -251,17 +242,16 @@ class Consumer {
     return candidate > top + kSlack ? candidate : top;
   }
 
-  // p = 2^(scaled score - top) as bf16 A fragments of four k16 steps; sums of this thread's values.
-  __device__ __forceinline__ void probabilities(const float (&top)[2], Probabilities& p, float (&sums)[2]) {
+  // p = 2^(scaled score - top) as bf16 A fragments of four k16 steps, added to the sums.
+  __device__ __forceinline__ void probabilities(Probabilities& p) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float base = top[i] == -INFINITY ? 0.0F : top[i];
-      sums[i] = 0.0F;
+      const float base = top_[i] == -INFINITY ? 0.0F : top_[i];
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         const float a = exp2_approx(fmaf(s_[4 * j + 2 * i], scale_, -base));
         const float b = exp2_approx(fmaf(s_[4 * j + 2 * i + 1], scale_, -base));
-        sums[i] += a + b;
+        sum_[i] += a + b;
         p[j / 2][j % 2 * 2 + i] = bf16_pair(a, b);
       }
     }
@@ -269,11 +259,11 @@ class Consumer {
 
   // Into the rope panel of this group's buffer.
   __device__ __forceinline__ void store_probabilities(const Probabilities& p) {
-    std::uint8_t* panel = shared_.kv[kGroup] + kRopePanel * kPanelBytes;
+    const int r = static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + lane() % 16;
+    const std::uint32_t panel = shared_address(shared_.kv[kGroup]) + kRopePanel * kPanelBytes;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      auto* to = panel + panel_offset(row(i % 2), i / 2) + lane() % 4 * 4;
-      *reinterpret_cast<std::uint32_t*>(to) = p[i / 4][i % 4];
+    for (int step = 0; step < 4; ++step) {
+      store_matrices(panel + static_cast<std::uint32_t>(panel_offset(r, 2 * step + lane() / 16)), p[step]);
     }
   }
 
@@ -281,6 +271,7 @@ class Consumer {
   __device__ __forceinline__ void move_top(const float (&top)[2]) {
     const bool moved = top[0] != top_[0] || top[1] != top_[1];
     if (__any_sync(0xFFFFFFFFU, moved)) {
+      wgmma_wait<0>();  // scores may be under way: the compiler cannot tell them from o
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float factor = top[i] == top_[i] ? 1.0F : exp2_approx(top_[i] - top[i]);
@@ -381,6 +372,7 @@ class Consumer {
   float sum_[2];  // of this group's tiles
   int visible_[2];
   std::uint32_t phase_[2] = {0, 0};
+  std::uint32_t ready_phase_ = 0;
 };
 
 }  // namespace nibble::kernels::cuda

@@ -3,8 +3,8 @@
 //
 // A block holds 64 query rows: q in shared memory, o [64 x 512] in the registers of two warpgroups, 256
 // columns each. Tiles of 64 entries alternate between two buffers. Warpgroup w computes the scores of the
-// tiles in buffer w; both add the probabilities of both tiles times their half of the values. A producer
-// warp fills the buffers by bulk copies.
+// tiles in buffer w; both add the probabilities of both tiles times their half of the values. Two producer
+// warps fill the buffers by bulk copies.
 //
 // Probabilities replace the tile's rope columns (panel 8), which nobody needs once the scores are there.
 #include <climits>
@@ -51,6 +51,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 0; i < 2 * kChunks; ++i) {
       mbarrier_init(shared_address(&shared.full[i / kChunks][i % kChunks]), kBulk ? 1 : kProducerWarps);
     }
+    for (int i = 0; i < 2; ++i) mbarrier_init(shared_address(&shared.ready[i]), kGroupThreads / 32);
+    shared.num_tiles_asked = 0;
     mbarrier_init_fence();
     if constexpr (kBulk) prefetch_map(map);
   }
@@ -69,10 +71,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     lower_registers<kProducerRegisters>();
     if constexpr (!kBulk) {
       Decoder<kCodes>(launch, shared).run(schedule);
-    } else if (threadIdx.x < kConsumers + 32) {
-      produce(launch, map, schedule, shared);
     } else if (threadIdx.x < kConsumers + 64) {
-      prefetch_queries(launch, schedule);
+      Producer(launch, map, shared, threadIdx.x / 32 % 2).run(schedule);
+    } else if (threadIdx.x < kConsumers + 96) {
+      prefetch_queries(launch, schedule, shared);
     }
   }
 }

@@ -6,60 +6,102 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention/box_slots.cuh"
 #include "kernels/cuda/attention/mla_block.cuh"
 #include "kernels/cuda/elementwise/cache_codes.cuh"
 
 namespace nibble::kernels::cuda {
 
-__device__ inline void produce(const MlaFast& launch, const CUtensorMap& map, const Schedule& schedule,
-                               Shared& shared) {
-  const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
-  const bool leader = threadIdx.x % 32 == 0;
-  const std::uint64_t policy = launch.num_groups > 1 ? kEvictNormal : kEvictFirst;
-  std::uint32_t phase[2] = {1, 1};  // a fresh barrier passes a wait for phase 1
-  Piece piece;
-  const int end = schedule.cut(part + 1);
-  for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
-    BoxSlots slots(launch.base, piece.seq, min(piece.tile_end * kMlaTile, piece.length()), launch.box_rows);
-    for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
-      const int buffer = (tile - piece.tile_begin) % 2;
-      const int begin = tile * kMlaTile;
-      const int num_boxes = (min(kMlaTile, piece.length() - begin) + launch.box_rows - 1) / launch.box_rows;
-      const int panel_bytes = num_boxes * launch.box_rows * 128;
-      for (int half = 0; half < 2; ++half) {
-        mbarrier_wait(shared_address(&shared.empty[buffer][half]), phase[buffer]);
-        const auto copy_chunk = [&](int chunk) {
-          const std::uint32_t full = shared_address(&shared.full[buffer][chunk]);
-          const int num_panels = chunk == kChunks - 1 ? 1 : 2;
-          if (leader) mbarrier_expect(full, num_panels * panel_bytes);
-          for (int box = 0; box < num_boxes; ++box) {
-            const int slot = slots.slot(begin + box * launch.box_rows);
-            if (!leader) continue;
-            const std::uint32_t to =
-                shared_address(shared.kv[buffer]) + static_cast<std::uint32_t>(box * launch.box_rows * 128);
-            for (int p = 2 * chunk; p < 2 * chunk + num_panels; ++p) {
-              copy_box(to + p * kPanelBytes, map, p * kPanelColumns, slot, full, policy);
-            }
-          }
-        };
-        for (int i = 0; i < kHalfChunks; ++i) copy_chunk(half * kHalfChunks + i);
-        if (half == rope_half(buffer)) copy_chunk(kChunks - 1);
+// The bf16 cache, by two warps, one for each half of a buffer: lane i copies the i-th box of a tile, whose
+// slot it looked up a tile ahead.
+class Producer {
+ public:
+  __device__ __forceinline__ Producer(const MlaFast& launch, const CUtensorMap& map, Shared& shared,
+                                      std::uint32_t half)
+      : launch_(launch),
+        map_(map),
+        shared_(shared),
+        half_(half),
+        kv_(shared_address(shared.kv)),
+        full_(shared_address(shared.full)),
+        empty_(shared_address(shared.empty)) {}
+
+  __device__ __forceinline__ void run(const Schedule& schedule) {
+    const int part = static_cast<int>(blockIdx.x) / launch_.num_groups;
+    const int end = schedule.cut(part + 1);
+    std::uint32_t phases = 3;  // bit b: of buffer b; a fresh barrier passes a wait for phase 1
+    int num_tiles = 0;
+    Piece piece;
+    for (int position = schedule.cut(part); schedule.next(position, end, piece);) {
+      int next = locate(piece, piece.tile_begin);
+#pragma unroll 1
+      for (int tile = piece.tile_begin; tile < piece.tile_end; ++tile) {
+        if (half_ == 0 && lane() == 0) shared_.num_tiles_asked = ++num_tiles;
+        const int slot = next;
+        next = locate(piece, tile + 1);
+        const auto buffer = static_cast<std::uint32_t>(tile - piece.tile_begin) % 2;
+        const std::uint32_t phase = phases >> buffer & 1U;
+        phases ^= 1U << buffer;
+        mbarrier_wait(empty_ + (2 * buffer + half_) * 8, phase);
+#pragma unroll
+        for (std::uint32_t i = 0; i < kHalfChunks; ++i) load_panels<2>(buffer, half_ * kHalfChunks + i, slot);
+        if (half_ != buffer) load_panels<1>(buffer, kChunks - 1, slot);
       }
-      phase[buffer] ^= 1U;
     }
   }
-}
 
-// Brings the queries of the part's later pieces nearer; one warp. The first one's are read at once anyway.
-__device__ inline void prefetch_queries(const MlaFast& launch, const Schedule& schedule) {
-  constexpr int kMaxPieces = 4;  // what is fetched too early is lost again
+ private:
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  // First cache slot of this lane's box of a tile; -1 if there is none.
+  __device__ __forceinline__ int locate(const Piece& piece, int tile) const {
+    const MlaLaunch& base = launch_.base;
+    const int entry = tile * kMlaTile + lane() * launch_.box_rows;
+    if (tile >= piece.tile_end || entry >= min((tile + 1) * kMlaTile, piece.length())) return -1;
+    const int page = entry / base.page_size;
+    return base.page_tables[static_cast<std::int64_t>(piece.seq) * base.max_pages + page] * base.page_size +
+           (entry - page * base.page_size);
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void load_panels(std::uint32_t buffer, std::uint32_t chunk, int slot) const {
+    const std::uint32_t full = full_ + (buffer * kChunks + chunk) * 8;
+    const std::uint32_t box_bytes = static_cast<std::uint32_t>(launch_.box_rows) * 128;
+    const auto num_boxes = static_cast<std::uint32_t>(__popc(__ballot_sync(0xFFFFFFFFU, slot >= 0)));
+    if (lane() == 0) mbarrier_expect(full, kCount * num_boxes * box_bytes);
+    __syncwarp();
+    if (slot < 0) return;
+    const std::uint32_t to = kv_ + buffer * kTileBytes + static_cast<std::uint32_t>(lane()) * box_bytes;
+#pragma unroll
+    for (std::uint32_t i = 0; i < kCount; ++i) {
+      const std::uint32_t panel = 2 * chunk + i;
+      copy_box(to + panel * kPanelBytes, map_, static_cast<int>(panel) * kPanelColumns, slot, full,
+               kEvictFirst);
+    }
+  }
+
+  const MlaFast& launch_;
+  const CUtensorMap& map_;
+  Shared& shared_;
+  std::uint32_t half_;
+  std::uint32_t kv_;
+  std::uint32_t full_;
+  std::uint32_t empty_;
+};
+
+// Brings the queries of the part's later pieces to L2; one warp. Each time near the end of the piece before:
+// at its beginning they would be in the way of what is waited for.
+__device__ inline void prefetch_queries(const MlaFast& launch, const Schedule& schedule,
+                                        const Shared& shared) {
+  constexpr int kTilesAhead = 8;
   const int part = static_cast<int>(blockIdx.x) / launch.num_groups;
   const int end = schedule.cut(part + 1);
   int position = schedule.cut(part);
+  int num_tiles = 0;  // of the pieces before
   Piece piece;
-  for (int i = 0; i < kMaxPieces && schedule.next(position, end, piece); ++i) {
-    const int num_rows = i == 0 ? 0 : num_rows_of(launch, piece);
+  while (schedule.next(position, end, piece)) {
+    const int num_rows = num_tiles == 0 ? 0 : num_rows_of(launch, piece);
+    while (shared.num_tiles_asked < num_tiles - kTilesAhead) __nanosleep(500);
+    num_tiles += piece.tile_end - piece.tile_begin;
     for (int row = static_cast<int>(threadIdx.x) % 32; row < num_rows; row += 32) {
       const RowOf at = row_of(launch, row);
       const Heads& latent = launch.base.q_latent;

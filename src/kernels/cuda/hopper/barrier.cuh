@@ -35,11 +35,37 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
       "r"(parity)
       : "memory");
 }
+// Whether the phase of this parity is complete.
+__device__ __forceinline__ bool mbarrier_is_complete(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
 
 // Barrier kId of kThreads threads of the block; 0 is __syncthreads'.
 template <int kId, int kThreads>
 __device__ __forceinline__ void barrier_sync() {
   asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
+// barrier_sync that tells every thread whether the condition holds for all of them.
+template <int kId, int kThreads>
+__device__ __forceinline__ bool barrier_all(bool condition) {
+  std::uint32_t all;
+  asm volatile(
+      "{\n.reg .pred mine, all;\n"
+      "setp.ne.u32 mine, %1, 0;\n"
+      "barrier.cta.red.and.aligned.pred all, %2, %3, mine;\n"
+      "selp.u32 %0, 1, 0, all;\n}"
+      : "=r"(all)
+      : "r"(static_cast<std::uint32_t>(condition)), "n"(kId), "n"(kThreads)
+      : "memory");
+  return all != 0;
 }
 template <int kId, int kThreads>
 __device__ __forceinline__ void barrier_arrive() {
