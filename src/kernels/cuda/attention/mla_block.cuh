@@ -25,7 +25,8 @@ constexpr int kTileBytes = kPanels * kPanelBytes;
 constexpr float kSlack = 8.0F;
 
 // Named barriers; 0 is __syncthreads.
-enum Barrier : int { kBlockBarrier = 1, kGroupBarrier = 2 };  // and 3, for the second group
+// Named barriers; the second group has the number after the first one's.
+enum Barrier : int { kBlockBarrier = 1, kGroupBarrier = 2, kVoteBarrier = 4 };
 
 // Each half of a buffer (the panels of one warpgroup's values) is freed on its own; the rope panel, later the
 // probabilities, with the half of the warpgroup that reads those probabilities. A buffer is filled in chunks

@@ -129,10 +129,10 @@ class Consumer {
   __device__ __forceinline__ bool own_tile_comes_first() const {
     for (;;) {
       const bool probabilities = mbarrier_is_complete(shared_address(&shared_.ready[kOther]), ready_phase_);
-      if (barrier_all<kGroupBarrier + kGroup, kGroupThreads>(probabilities)) return false;
+      if (barrier_all<kVoteBarrier + kGroup, kGroupThreads>(probabilities)) return false;
       const bool tile =
           mbarrier_is_complete(shared_address(&shared_.full[kGroup][kGroup * kHalfChunks]), phase_[kGroup]);
-      if (barrier_all<kGroupBarrier + kGroup, kGroupThreads>(tile)) return true;
+      if (barrier_all<kVoteBarrier + kGroup, kGroupThreads>(tile)) return true;
     }
   }
 
