@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/moe/prefill_multiply.cuh"
+#include "kernels/cuda/moe/prefill_wide.cuh"
 #include "kernels/cuda/moe/prefill_write.cuh"
 #include "kernels/cuda/overlap.h"
 
