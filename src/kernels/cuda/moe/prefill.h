@@ -46,7 +46,6 @@ extern const PrefillProducts kPrefillMxfp4Fp8;
 extern const PrefillProducts kPrefillFp8Fp8;
 extern const PrefillProducts kMiddleMxfp4;
 extern const PrefillProducts kMiddleNvfp4;
-extern const PrefillProducts kMiddleBf16;
 extern const PrefillProducts kMiddleFp8;
 extern const PrefillProducts kMiddleInt8;
 extern const PrefillProducts kMiddleInt4;

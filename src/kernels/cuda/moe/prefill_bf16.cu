@@ -3,6 +3,5 @@
 namespace nibble::kernels::cuda::moe {
 
 const PrefillProducts kPrefillBf16 = prefill_products<Format::bf16, Input::bf16, 2>();
-const PrefillProducts kMiddleBf16 = prefill_products<Format::bf16, Input::bf16, 4>();
 
 }  // namespace nibble::kernels::cuda::moe

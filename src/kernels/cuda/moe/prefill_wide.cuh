@@ -38,9 +38,9 @@ __device__ __forceinline__ void multiply_stages(const PrefillContext& c,
   std::uint32_t a[2][2][4];  // [chunk % 2][step]
   float part[kN / 2];
   RowOperands zeros = no_zeros<F>();
-  const auto decode = [&](int half, int i) {
-    if (i == 0 && has_zeros<B>(c)) zeros = w.template part_zeros<F>(half, 0);
-    decode_chunk<F>(w, half, i / 2, i % 2, zeros, a[i % 2]);
+  const auto decode = [&](int half, int chunk) {
+    if (chunk == 0 && has_zeros<B>(c)) zeros = w.template part_zeros<F>(half, 0);
+    decode_chunk<F>(w, half, chunk / 2, chunk % 2, zeros, a[chunk % 2]);
   };
   w.wait_full();
   decode(0, 0);
@@ -50,15 +50,16 @@ __device__ __forceinline__ void multiply_stages(const PrefillContext& c,
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int i = 0; i < B::kMaxParts; ++i) {
-        const std::uint64_t rows = k_major(tokens + i / 2 * atoms * kAtomBytes) + i % 2 * 2 * kDescriptorStep;
+      for (int chunk = 0; chunk < B::kMaxParts; ++chunk) {
+        const std::uint64_t rows =
+            k_major(tokens + chunk / 2 * atoms * kAtomBytes) + chunk % 2 * 2 * kDescriptorStep;
         wgmma_fence();
-        wgmma_bf16(part, a[i % 2][0], rows, i > 0 ? 1 : 0);
-        wgmma_bf16(part, a[i % 2][1], rows + kDescriptorStep, 1);
+        wgmma_bf16(part, a[chunk % 2][0], rows, chunk > 0 ? 1 : 0);
+        wgmma_bf16(part, a[chunk % 2][1], rows + kDescriptorStep, 1);
         wgmma_commit();
         wgmma_wait<1>();  // the products of the chunk before read the registers that come next
-        if (i + 1 < B::kMaxParts) {
-          decode(half, i + 1);
+        if (chunk + 1 < B::kMaxParts) {
+          decode(half, chunk + 1);
         } else if (half == 0) {
           decode(1, 0);
         } else {
@@ -74,52 +75,6 @@ __device__ __forceinline__ void multiply_stages(const PrefillContext& c,
       add_scaled(part, w.part_scales(half, stage, 0), acc[half]);
     }
     w.release(stage);
-  }
-}
-
-// The same for few tokens, of both halves together: fewer steps, and other warps compute meanwhile.
-template <Format F, int G, int kN>
-__device__ __forceinline__ void multiply_stages_of_few(const PrefillContext& c,
-                                                       ComputeCursor<BlockShape<F, Input::bf16, G>>& w,
-                                                       int atoms, float (&acc)[2][kN / 2]) {
-  using B = BlockShape<F, Input::bf16, G>;
-  constexpr int kBuffers = kN <= 16 ? 2 : 1;  // as registers allow
-  std::uint32_t a[kBuffers][2][2][4];         // [chunk % kBuffers][half][step]
-  float part[2][kN / 2];
-  for (int step = 0; step < c.num_steps; ++step) {
-    w.wait_full();
-    RowOperands zeros[2] = {no_zeros<F>(), no_zeros<F>()};
-    if (has_zeros<B>(c)) {
-      zeros[0] = w.template part_zeros<F>(0, 0);
-      zeros[1] = w.template part_zeros<F>(1, 0);
-    }
-    const std::uint32_t tokens = w.tokens();
-#pragma unroll
-    for (int i = 0; i < B::kMaxParts; ++i) {
-      const std::uint64_t rows = k_major(tokens + i / 2 * atoms * kAtomBytes) + i % 2 * 2 * kDescriptorStep;
-      auto& fragments = a[i % kBuffers];
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        decode_chunk<F>(w, half, i / 2, i % 2, zeros[half], fragments[half]);
-      wgmma_fence();
-#pragma unroll
-      for (int s = 0; s < 2; ++s) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          wgmma_bf16(part[half], fragments[half][s], rows + s * kDescriptorStep, i + s > 0 ? 1 : 0);
-        }
-      }
-      wgmma_commit();
-      wgmma_wait<kBuffers - 1>();
-    }
-    wgmma_wait<0>();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      settle(part[half]);
-      add_scaled(part[half], w.part_scales(half, w.at.stage, 0), acc[half]);
-    }
-    w.release(w.at.stage);
-    w.at.advance();
   }
 }
 
@@ -187,10 +142,8 @@ __device__ __forceinline__ void multiply_wide(const PrefillContext& c,
   using B = BlockShape<F, Input::bf16, G>;
   if ((1 << c.part_shift) != B::kMaxParts || c.num_blocks % B::kStageBlocks != 0) {
     multiply_parts<F, G, kN>(c, w, atoms, acc);
-  } else if constexpr (G == 2) {
-    multiply_stages<F, G, kN>(c, w, atoms, acc);
   } else {
-    multiply_stages_of_few<F, G, kN>(c, w, atoms, acc);
+    multiply_stages<F, G, kN>(c, w, atoms, acc);
   }
 }
 
