@@ -183,7 +183,7 @@ TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
 }
 
 // Scales in groups of all kinds, tails of n and k, odd numbers of k64 blocks; experts' tokens for each of a
-// backend's kernels (8, 42 and 96 on average).
+// backend's kernels (8 and 60 on average).
 TEST_P(FusedMoeTest, ScaleGroups) {
   using quant::WeightFormat;
   Random random(88);
@@ -204,7 +204,7 @@ TEST_P(FusedMoeTest, ScaleGroups) {
   for (const MatrixCase& c : kCases) {
     SCOPED_TRACE(case_name(c));
     const Experts experts = random_experts(device(), random, c.format, c.n, c.k, c.grouping);
-    for (const std::int64_t m : {20, 105, 240}) check(random, experts, random_routes(random, m, 2));
+    for (const std::int64_t m : {20, 150}) check(random, experts, random_routes(random, m, 2));
   }
 }
 
