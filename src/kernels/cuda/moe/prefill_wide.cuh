@@ -78,7 +78,7 @@ __device__ __forceinline__ void multiply_stages(const PrefillContext& c,
   }
 }
 
-// For stages of several parts or half filled.
+// For stages of several parts, and where the last is half filled.
 template <Format F, int G, int kN>
 __device__ __forceinline__ void multiply_parts(const PrefillContext& c,
                                                ComputeCursor<BlockShape<F, Input::bf16, G>>& w, int atoms,
