@@ -3,6 +3,7 @@
 
 #include "quant/activations.h"
 #include "quant/float8.h"
+#include "tests/kernels/cases.h"
 #include "tests/kernels/expect.h"
 #include "tests/kernels/host_tensor.h"
 #include "tests/kernels/matrices.h"
@@ -40,11 +41,18 @@ struct Experts {
   PackedGroups down;
 };
 
+constexpr std::int64_t kWholeRow = -1;  // as group_k: one scale for a row of either length
+
 Experts random_experts(Device& device, Random& random, quant::WeightFormat format, std::int64_t n,
-                       std::int64_t k, std::int64_t count = kExperts) {
-  return {.gate = random_groups(device, random, format, count, n, k),
-          .up = random_groups(device, random, format, count, n, k),
-          .down = random_groups(device, random, format, count, k, n)};
+                       std::int64_t k, quant::Grouping grouping = {}, std::int64_t count = kExperts) {
+  quant::Grouping of_down = grouping;
+  if (grouping.group_k == kWholeRow) {
+    grouping.group_k = k;
+    of_down.group_k = n;
+  }
+  return {.gate = random_groups(device, random, format, count, n, k, grouping),
+          .up = random_groups(device, random, format, count, n, k, grouping),
+          .down = random_groups(device, random, format, count, k, n, of_down)};
 }
 
 float rounded_to_e4m3(double value, double scale) {
@@ -174,24 +182,54 @@ TEST_P(FusedMoeTest, AgreesWithDoublePrecision) {
   }
 }
 
-// Enough tokens for each of a backend's kernels; odd numbers of k64 blocks, groups of hidden values that end
-// early.
-TEST_P(FusedMoeTest, QuantisedInputs) {
-  Random random(86);
-  struct Size {
-    std::int64_t n;
-    std::int64_t k;
+// Scales in groups of all kinds, tails of n and k, odd numbers of k64 blocks; experts' tokens for each of a
+// backend's kernels (8 and 60 on average).
+TEST_P(FusedMoeTest, ScaleGroups) {
+  using quant::WeightFormat;
+  Random random(88);
+  constexpr std::array kCases = {
+      MatrixCase{WeightFormat::bf16, 77, 203},
+      MatrixCase{WeightFormat::fp8, 77, 203},
+      MatrixCase{WeightFormat::fp8, 72, 200, {.group_k = kWholeRow}},
+      MatrixCase{WeightFormat::fp8, 130, 96, {.group_k = 64}},
+      MatrixCase{WeightFormat::int8, 77, 203, {.zero_points = true}},
+      MatrixCase{WeightFormat::int8, 72, 200, {.group_k = kWholeRow}},
+      MatrixCase{WeightFormat::int8, 130, 96, {.group_k = 32, .zero_points = true}},
+      MatrixCase{WeightFormat::int4, 78, 202},
+      MatrixCase{WeightFormat::int4, 130, 260, {.group_k = 96, .zero_points = true}},
+      MatrixCase{WeightFormat::int4, 72, 200, {.group_k = 64, .zero_points = true}},
+      MatrixCase{WeightFormat::int4, 96, 130, {.group_k = 32, .zero_points = true, .act_order = true}},
+      MatrixCase{WeightFormat::int4, 72, 200, {.group_k = kWholeRow, .zero_points = true}},
   };
-  for (const auto format :
-       {quant::WeightFormat::mxfp4, quant::WeightFormat::nvfp4, quant::WeightFormat::fp8}) {
-    SCOPED_TRACE(quant::format_name(format));
-    for (const Size size : {Size{160, 96}, Size{64, 320}}) {
-      Experts experts = random_experts(device(), random, format, size.n, size.k);
-      for (PackedGroups* groups : {&experts.gate, &experts.up, &experts.down}) {
-        groups->packed.shape.activations = quant::ActivationFormat::fp8;
-      }
-      for (const std::int64_t m : {1, 17, 66, 190}) check(random, experts, random_routes(random, m, 3));
+  for (const MatrixCase& c : kCases) {
+    SCOPED_TRACE(case_name(c));
+    const Experts experts = random_experts(device(), random, c.format, c.n, c.k, c.grouping);
+    for (const std::int64_t m : {20, 150}) check(random, experts, random_routes(random, m, 2));
+  }
+}
+
+// Enough tokens for each of a backend's kernels; odd numbers of k64 blocks, groups of hidden values that end
+// early, scale groups that do not go with those of FP8 inputs.
+TEST_P(FusedMoeTest, QuantisedInputs) {
+  using quant::WeightFormat;
+  Random random(86);
+  constexpr std::array kCases = {
+      MatrixCase{WeightFormat::mxfp4, 160, 96},
+      MatrixCase{WeightFormat::mxfp4, 64, 320},
+      MatrixCase{WeightFormat::nvfp4, 160, 96},
+      MatrixCase{WeightFormat::nvfp4, 64, 320},
+      MatrixCase{WeightFormat::fp8, 160, 96},
+      MatrixCase{WeightFormat::fp8, 64, 320},
+      MatrixCase{WeightFormat::fp8, 77, 203, {.group_k = kWholeRow}},
+      MatrixCase{WeightFormat::fp8, 160, 96, {.group_k = 64}},
+  };
+  for (const MatrixCase& c : kCases) {
+    SCOPED_TRACE(case_name(c));
+    Experts experts = random_experts(device(), random, c.format, c.n, c.k, c.grouping);
+    for (PackedGroups* groups : {&experts.gate, &experts.up, &experts.down}) {
+      groups->packed.shape.activations = quant::ActivationFormat::fp8;
     }
+    for (const std::int64_t m : {1, 17, 66, 190}) check(random, experts, random_routes(random, m, 3));
   }
 }
 
@@ -206,7 +244,7 @@ TEST_P(FusedMoeTest, SharedExpertsTakenAlong) {
     for (const std::int64_t k : {std::int64_t{160}, std::int64_t{1056}}) {
       const Experts experts = random_experts(device(), random, row.format, kN, k);
       for (const std::int64_t pieces : {1, 2}) {
-        const Experts mlp = random_experts(device(), random, row.format, pieces * kN, k, 1);
+        const Experts mlp = random_experts(device(), random, row.format, pieces * kN, k, {}, 1);
         const SharedExperts shared{.gate = mlp.gate.packed, .up = mlp.up.packed, .down = mlp.down.packed};
         for (const std::int64_t m : {1, 2, 4}) {
           Routes routes = random_routes(random, m, 2);
@@ -310,11 +348,15 @@ TEST_P(FusedMoeTest, HiddenValues) {
 // Everybody at one expert: more tokens than any tile holds, and four experts without any.
 TEST_P(FusedMoeTest, AllTokensAtOneExpert) {
   Random random(82);
-  const Experts experts = random_experts(device(), random, quant::WeightFormat::mxfp4, 64, 64);
-  for (const std::int64_t m : {1, 12, 13, 200}) {
-    Routes routes{.topk = 1, .ids = std::vector<std::int32_t>(static_cast<std::size_t>(m), 3), .weights = {}};
-    routes.weights = random.floats(m);
-    check(random, experts, routes);
+  for (const auto& row : quant::formats()) {
+    SCOPED_TRACE(row.name);
+    const Experts experts = random_experts(device(), random, row.format, 64, 64);
+    for (const std::int64_t m : {1, 12, 13, 100, 200}) {
+      Routes routes{
+          .topk = 1, .ids = std::vector<std::int32_t>(static_cast<std::size_t>(m), 3), .weights = {}};
+      routes.weights = random.floats(m);
+      check(random, experts, routes);
+    }
   }
 }
 
@@ -343,24 +385,30 @@ TEST_P(FusedMoeTest, SameForAnyNumberOfThreads) {
 }
 
 TEST_P(FusedMoeTest, ATokenDoesNotFeelTheOthers) {
+  using quant::WeightFormat;
   Random random(85);
-  const Experts experts = random_experts(device(), random, quant::WeightFormat::nvfp4, 48, 80);
-  const Routes routes = random_routes(random, 64, 2);
-  std::vector<float> x = activations(random, 64 * 80);
-  std::fill_n(x.begin() + 80, 80, NAN);
-  const std::vector<float> y_before = random.floats(64 * 80);
-  const std::vector<float> batch = run(device(), experts, routes, x, y_before);
-  for (const std::size_t token : {std::size_t{0}, std::size_t{2}, std::size_t{63}}) {
-    const Routes alone{.topk = 2,
-                       .ids = {routes.ids[token * 2], routes.ids[token * 2 + 1]},
-                       .weights = {routes.weights[token * 2], routes.weights[token * 2 + 1]}};
-    const auto x_row = std::span(x).subspan(token * 80, 80);
-    const auto y_row = std::span(y_before).subspan(token * 80, 80);
-    std::vector<Bounded> expected = expected_output(experts, alone, x_row, y_row, bf16_products());
-    const std::vector<float> single = run(device(), experts, alone, x_row, y_row);
-    EXPECT_TRUE(within_bounds(single, expected));
-    for (std::size_t c = 0; c < expected.size(); ++c) expected[c].value = static_cast<double>(single[c]);
-    EXPECT_TRUE(within_bounds(std::span(batch).subspan(token * 80, 80), expected)) << "token " << token;
+  constexpr std::int64_t kN = 48;
+  constexpr std::int64_t kK = 80;
+  for (const auto format : {WeightFormat::nvfp4, WeightFormat::bf16, WeightFormat::fp8, WeightFormat::int4}) {
+    SCOPED_TRACE(quant::format_name(format));
+    const Experts experts = random_experts(device(), random, format, kN, kK);
+    const Routes routes = random_routes(random, 64, 2);
+    std::vector<float> x = activations(random, 64 * kK);
+    std::fill_n(x.begin() + kK, kK, NAN);
+    const std::vector<float> y_before = random.floats(64 * kK);
+    const std::vector<float> batch = run(device(), experts, routes, x, y_before);
+    for (const std::size_t token : {std::size_t{0}, std::size_t{2}, std::size_t{63}}) {
+      const Routes alone{.topk = 2,
+                         .ids = {routes.ids[token * 2], routes.ids[token * 2 + 1]},
+                         .weights = {routes.weights[token * 2], routes.weights[token * 2 + 1]}};
+      const auto x_row = std::span(x).subspan(token * kK, kK);
+      const auto y_row = std::span(y_before).subspan(token * kK, kK);
+      std::vector<Bounded> expected = expected_output(experts, alone, x_row, y_row, bf16_products());
+      const std::vector<float> single = run(device(), experts, alone, x_row, y_row);
+      EXPECT_TRUE(within_bounds(single, expected));
+      for (std::size_t c = 0; c < expected.size(); ++c) expected[c].value = static_cast<double>(single[c]);
+      EXPECT_TRUE(within_bounds(std::span(batch).subspan(token * kK, kK), expected)) << "token " << token;
+    }
   }
 }
 

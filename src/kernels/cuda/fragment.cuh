@@ -61,6 +61,15 @@ struct LaneCodes {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) vectors[v] = reinterpret_cast<const uint4*>(block)[v * 32 + lane];
   }
+  // At least what steps 2 chunk and 2 chunk + 1 need.
+  __device__ __forceinline__ void load_chunk(const std::byte* block, int chunk, int lane) {
+    constexpr int kCount = kVectors == 1 ? 1 : kVectors / 2;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int v = (chunk * kCount + i) % kVectors;
+      vectors[v] = reinterpret_cast<const uint4*>(block)[v * 32 + lane];
+    }
+  }
 };
 
 // Four fragments of e2m1 codes times 2^-126.

@@ -68,13 +68,14 @@ struct KernelShape {
   bool middle;
   bool fp8;
 };
-KernelShape shape_of(MoeKernel kernel) {
+KernelShape shape_of(MoeKernel kernel, Format format) {
   switch (kernel) {
     case MoeKernel::decode: return {kDecodeTileTokens, false, false};
     case MoeKernel::middle: return {kMiddleTileTokens, true, false};
-    case MoeKernel::prefill: return {kPrefillTileTokens, false, false};
+    case MoeKernel::prefill:
+      return {has_wide_scales(format) ? kPrefillFewerTokens : kPrefillTileTokens, false, false};
     case MoeKernel::middle_fp8: return {kMiddleTileTokens, true, true};
-    case MoeKernel::prefill_fp8: return {kPrefillFp8TileTokens, false, true};
+    case MoeKernel::prefill_fp8: return {kPrefillFewerTokens, false, true};
   }
   return {kDecodeTileTokens, false, false};
 }
@@ -96,7 +97,7 @@ TokenPieces take_tokens(Pieces& pieces, std::int64_t rows, const PackedWeight& w
 Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   Plan plan{};
   Pieces pieces(scratch);
-  const KernelShape shape = shape_of(kernel);
+  const KernelShape shape = shape_of(kernel, p.gate.format);
   const std::int64_t pairs = std::int64_t{p.m} * slots_of_token(p);
   plan.max_sorted = pairs;
   p.route = {};
@@ -172,9 +173,18 @@ void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream, unsigned 
 }
 
 const PrefillProducts& prefill_products_of(Format format, const KernelShape& shape) {
+  switch (format) {
+    case Format::nvfp4: return shape.middle ? kMiddleNvfp4 : kPrefillNvfp4;
+    case Format::bf16: return kPrefillBf16;  // four warpgroups were no faster at any size
+    case Format::fp8:
+      if (shape.fp8) return shape.middle ? kMiddleFp8Fp8 : kPrefillFp8Fp8;
+      return shape.middle ? kMiddleFp8 : kPrefillFp8;
+    case Format::int8: return shape.middle ? kMiddleInt8 : kPrefillInt8;
+    case Format::int4: return shape.middle ? kMiddleInt4 : kPrefillInt4;
+    default: break;
+  }
   if (shape.fp8) return shape.middle ? kMiddleMxfp4Fp8 : kPrefillMxfp4Fp8;
-  if (format == Format::mxfp4) return shape.middle ? kMiddleMxfp4 : kPrefillMxfp4;
-  return shape.middle ? kMiddleNvfp4 : kPrefillNvfp4;
+  return shape.middle ? kMiddleMxfp4 : kPrefillMxfp4;
 }
 
 void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cudaStream_t stream,
@@ -217,7 +227,7 @@ void launch_fused_moe(const MoeParams& p, MoeKernel kernel, std::byte* scratch, 
   if (kernel == MoeKernel::decode) {
     launch_decode(plan, num_sms, stream, parts);
   } else {
-    launch_prefill(plan, shape_of(kernel), num_sms, stream, parts);
+    launch_prefill(plan, shape_of(kernel, p.gate.format), num_sms, stream, parts);
   }
   if ((parts & kCombine) != 0) launch_combine(plan.p, stream);
 }

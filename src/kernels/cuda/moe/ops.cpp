@@ -191,11 +191,16 @@ void fused_moe_reference(Exec& exec, const FusedMoeArgs& args) {
 std::vector<Device::MoeKernelRow> moe_kernel_rows(const WeightShape& experts) {
   std::vector<Device::MoeKernelRow> rows{
       {.pairs_per_expert = 0.0F, .kernel = moe::moe_kernel_name(moe::MoeKernel::decode)}};
+  const PackedLayout layout = packed_layout(experts);
+  const moe::WeightGroups groups{.per_row = layout.scale_groups,
+                                 .chunks = layout.chunks_per_scale,
+                                 .act_order = experts.grouping.act_order};
   for (const moe::MoeThreshold& row : moe::moe_thresholds()) {
     const bool applies =
         row.format == static_cast<Format>(experts.format) && row.inputs == hidden_of(experts.activations);
-    if (!applies) continue;
-    rows.push_back({.pairs_per_expert = row.pairs_per_expert, .kernel = moe::moe_kernel_name(row.kernel)});
+    const moe::MoeKernel kernel = moe::usable_moe_kernel(row.kernel, groups);
+    if (!applies || kernel == moe::MoeKernel::decode) continue;
+    rows.push_back({.pairs_per_expert = row.pairs_per_expert, .kernel = moe::moe_kernel_name(kernel)});
   }
   return rows;
 }

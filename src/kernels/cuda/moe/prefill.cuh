@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/moe/prefill_multiply.cuh"
+#include "kernels/cuda/moe/prefill_wide.cuh"
 #include "kernels/cuda/moe/prefill_write.cuh"
 #include "kernels/cuda/overlap.h"
 
@@ -21,10 +22,12 @@ __device__ __forceinline__ void run_unit(const PrefillParams& params, const Pref
   LaneSlots<kN> tokens;
   if constexpr (!kFirst) tokens.load(params.p.route, tile, w.lane);
   float acc[2][kN / 2] = {};
-  if constexpr (I == Input::bf16) {
-    multiply_bf16<F, G, kN>(c, w, padded_tokens(tile) / kAtomTokens, acc);
+  if constexpr (I == Input::fp8) {
+    multiply_fp8<F, G, kN>(c, w, acc);
+  } else if constexpr (has_wide_scales(F)) {
+    multiply_wide<F, G, kN>(c, w, padded_tokens(tile) / kAtomTokens, acc);
   } else {
-    multiply_fp8<G, kN>(c, w, acc);
+    multiply_bf16<F, G, kN>(c, w, padded_tokens(tile) / kAtomTokens, acc);
   }
   if constexpr (kFirst) {
     gate_values<kN>(acc, factors);
@@ -54,7 +57,7 @@ __device__ __forceinline__ void compute_units(const PrefillParams& params, const
         case 6: run_unit<F, I, kFirst, G, 96>(params, c, tile, row_unit, w, groups); break;
         case 7: run_unit<F, I, kFirst, G, 112>(params, c, tile, row_unit, w, groups); break;
         default:
-          if constexpr (I == Input::bf16)
+          if constexpr (BlockShape<F, I, G>::kTileTokens == kPrefillTileTokens)
             run_unit<F, I, kFirst, G, 128>(params, c, tile, row_unit, w, groups);
           break;
       }
@@ -66,10 +69,9 @@ __device__ __forceinline__ void compute_units(const PrefillParams& params, const
   }
 }
 
-template <class B, int G>
-__device__ void prepare_shared(std::byte* shared, bool clear_weights) {
-  // The last stage of E4M3 products may be half filled: what is decoded instead must be finite.
-  for (int i = static_cast<int>(threadIdx.x); clear_weights && i < B::kDepth * B::kStageScales / 4;
+template <class B>
+__device__ void prepare_shared(std::byte* shared, bool clear_scales) {
+  for (int i = static_cast<int>(threadIdx.x); clear_scales && i < B::kDepth * B::kStageScales / 4;
        i += B::kThreads) {
     reinterpret_cast<unsigned*>(shared + B::kScales)[i] = 0;
   }
@@ -100,12 +102,14 @@ __global__ void __launch_bounds__(BlockShape<F, I, G>::kThreads, 1)
   c.tokens = kFirst ? params.x : params.h;
   c.token_scales = kFirst ? params.x_scales : params.h_scales;
   c.num_blocks = c.weights[0]->num_blocks;
-  c.num_steps = (c.num_blocks + kStageBlocks - 1) / kStageBlocks;
+  c.num_steps = (c.num_blocks + B::kStageBlocks - 1) / B::kStageBlocks;
+  if constexpr (B::kWide) c.part_shift = part_shift(*c.weights[0], B::kStageBlocks == 1 ? 1 : 2);
   c.panels = num_panels<I>(*c.weights[0]);
   constexpr int kUnitRows = kFirst ? B::kWarps : B::kUnitTiles;
   // Units cover whole groups of hidden values, with padding.
   c.row_units = (c.weights[0]->num_tiles + kUnitRows - 1) / kUnitRows;
-  prepare_shared<B, G>(shared, I == Input::fp8 && c.num_blocks % kStageBlocks != 0);
+  // The last stage of E4M3 products may be half filled: what is decoded instead must be finite.
+  prepare_shared<B>(shared, I == Input::fp8 && F == Format::mxfp4 && c.num_blocks % B::kStageBlocks != 0);
   wait_for_earlier_kernels();
   let_next_kernel_start();
   c.num_units = *p.route.num_tiles * c.row_units;

@@ -1,4 +1,4 @@
-// Launches of the prefill products: many tokens per expert, 4-bit floats.
+// Launches of the prefill products: many tokens per expert. Every format but f16 and f32, no act-order.
 //
 // Tokens lie as the copy engine and wgmma want them: of each tile, per panel of 128 bytes of columns (64 bf16
 // or 128 E4M3), atoms of 8 tokens x 128 bytes whose 16-byte pieces are swizzled. A piece of E4M3 is 16
@@ -13,7 +13,7 @@
 namespace nibble::kernels::cuda::moe {
 
 inline constexpr std::int32_t kPrefillTileTokens = 128;
-inline constexpr std::int32_t kPrefillFp8TileTokens = 112;
+inline constexpr std::int32_t kPrefillFewerTokens = 112;  // FP8 products, wide scales
 inline constexpr std::int32_t kMiddleTileTokens = 32;
 
 // Where p.hidden is fp8 and tokens are bf16, hidden values are rounded to what E4M3 holds.
@@ -34,12 +34,22 @@ struct PrefillProducts {
   void (*second)(const PrefillParams& params, int num_sms, cudaStream_t stream);
 };
 
-// Two computing warpgroups and tiles of up to 128 tokens (prefill, E4M3: 112), or four and 32 (middle).
+// Two computing warpgroups and tiles of up to 128 tokens (prefill; E4M3 and wide scales: 112), or four and 32
+// (middle). By the weights' format; the last two of each kind multiply E4M3 tokens.
 extern const PrefillProducts kPrefillMxfp4;
 extern const PrefillProducts kPrefillNvfp4;
+extern const PrefillProducts kPrefillBf16;
+extern const PrefillProducts kPrefillFp8;
+extern const PrefillProducts kPrefillInt8;
+extern const PrefillProducts kPrefillInt4;
+extern const PrefillProducts kPrefillMxfp4Fp8;
+extern const PrefillProducts kPrefillFp8Fp8;
 extern const PrefillProducts kMiddleMxfp4;
 extern const PrefillProducts kMiddleNvfp4;
-extern const PrefillProducts kPrefillMxfp4Fp8;
+extern const PrefillProducts kMiddleFp8;
+extern const PrefillProducts kMiddleInt8;
+extern const PrefillProducts kMiddleInt4;
 extern const PrefillProducts kMiddleMxfp4Fp8;
+extern const PrefillProducts kMiddleFp8Fp8;
 
 }  // namespace nibble::kernels::cuda::moe

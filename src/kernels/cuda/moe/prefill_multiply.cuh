@@ -31,8 +31,21 @@ struct ComputeCursor {
   __device__ __forceinline__ const std::byte* codes(int half) const {
     return memory + B::kCodes + at.stage * B::kStageCodes + (half * B::kWarps + warp) * B::kSlotCodes;
   }
-  __device__ __forceinline__ const std::byte* scales(int half) const {
-    return memory + B::kScales + at.stage * B::kStageScales + (half * B::kWarps + warp) * B::kSlotScales;
+  __device__ __forceinline__ const std::byte* scales(int half) const { return scales_of(half, at.stage); }
+  __device__ __forceinline__ const std::byte* scales_of(int half, int stage) const {
+    return memory + B::kScales + stage * B::kStageScales + (half * B::kWarps + warp) * B::kSlotScales;
+  }
+  // Wide scales of rows g and g + 8, and what decode_step subtracts there.
+  __device__ __forceinline__ float2 part_scales(int half, int stage, int part) const {
+    const std::byte* of_part = scales_of(half, stage) + part * B::kPartScales;
+    const auto* rows = reinterpret_cast<const float*>(of_part) + lane / 4;
+    return make_float2(rows[0], rows[8]);
+  }
+  template <Format F>
+  __device__ __forceinline__ RowOperands part_zeros(int half, int part) const {
+    const std::byte* of_part = scales(half) + B::kMaxParts * B::kPartScales + part * B::kPartZeros;
+    const auto* rows = reinterpret_cast<const std::int8_t*>(of_part) + lane / 4;
+    return {.low = zero_operand<F>(rows[0]), .high = zero_operand<F>(rows[8])};
   }
 };
 
@@ -45,29 +58,37 @@ __device__ __forceinline__ void settle(float (&d)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// bf16 tokens, k32 by k32 of both halves: while the products of one run the next is decoded.
+// bf16 tokens, weights without wide scales, k32 by k32 of both halves: while the products of one run the next
+// is decoded.
 template <Format F, int G, int kN>
 __device__ __forceinline__ void multiply_bf16(const PrefillContext& c,
                                               ComputeCursor<BlockShape<F, Input::bf16, G>>& w, int atoms,
                                               float (&acc)[2][kN / 2]) {
+  constexpr int kStageBlocks = BlockShape<F, Input::bf16, G>::kStageBlocks;
   constexpr int kSteps = 2;          // k16 steps of a chunk
   std::uint32_t a[2][2][kSteps][4];  // [chunk][half][step]
   LaneCodes<F> codes[2];
-  LaneScales<F> scales[2];
+  LaneScales<has_narrow_scales(F) ? F : Format::mxfp4> scales[2];
   const auto load = [&](int block) {
+    if constexpr (has_narrow_scales(F)) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      codes[half].load(w.codes(half) + block * block_bytes(F), w.lane);
-      scales[half].load(w.scales(half) + block * scale_block_bytes(F), w.lane);
+      for (int half = 0; half < 2; ++half) {
+        codes[half].load(w.codes(half) + block * block_bytes(F), w.lane);
+        scales[half].load(w.scales(half) + block * scale_block_bytes(F), w.lane);
+      }
     }
   };
   const auto decode = [&](int chunk) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      // Codes that are operands as they are go where the last products have read.
+      if constexpr (!has_narrow_scales(F)) codes[half].load_chunk(w.codes(half), chunk, w.lane);
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         const int step = chunk * kSteps + s;
-        decode_step(codes[half], step, scales[half].operands(step), a[chunk][half][s]);
+        RowOperands operands{};
+        if constexpr (has_narrow_scales(F)) operands = scales[half].operands(step);
+        decode_step(codes[half], step, operands, a[chunk][half][s]);
       }
     }
   };
@@ -174,21 +195,42 @@ __device__ __forceinline__ void decode_block_e5m2(const std::byte* block_codes, 
   }
 }
 
-// E4M3 tokens, MXFP4 weights. The products of 128 columns go into sums of their own, which are added up in
-// float32 times the tokens' scales. While those of one half run the other half is decoded.
-template <int G, int kN>
+// A k64 block of E4M3 as two fragments of k32.
+__device__ __forceinline__ void load_block_e4m3(const std::byte* block_codes, int lane,
+                                                std::uint32_t (&a)[2][4]) {
+  LaneCodes<Format::fp8> codes;
+  codes.load(block_codes, lane);
+#pragma unroll
+  for (int chunk = 0; chunk < 2; ++chunk) {
+    const uint4 v = codes.vectors[chunk];
+    a[chunk][0] = __byte_perm(v.x, v.y, 0x7531);
+    a[chunk][1] = __byte_perm(v.x, v.y, 0x6420);
+    a[chunk][2] = __byte_perm(v.z, v.w, 0x7531);
+    a[chunk][3] = __byte_perm(v.z, v.w, 0x6420);
+  }
+}
+
+// E4M3 tokens; MXFP4 weights, or E4M3 ones whose scales hold for whole stages. The products of 128 columns go
+// into sums of their own, which are added up in float32 times the scales of tokens and E4M3 rows. While those
+// of one half run the other half is decoded.
+template <Format F, int G, int kN>
 __device__ __forceinline__ void multiply_fp8(const PrefillContext& c,
-                                             ComputeCursor<BlockShape<Format::mxfp4, Input::fp8, G>>& w,
+                                             ComputeCursor<BlockShape<F, Input::fp8, G>>& w,
                                              float (&acc)[2][kN / 2]) {
-  using B = BlockShape<Format::mxfp4, Input::fp8, G>;
+  using B = BlockShape<F, Input::fp8, G>;
   std::uint32_t a[2][4][4];  // [half][k32 step]
   float part[kN / 2];
-  const auto decode = [&](int half) {
+  const auto decode = [&](int half, int blocks) {
 #pragma unroll
-    for (int block = 0; block < kStageBlocks; ++block) {
-      std::uint32_t fragments[2][4];
-      decode_block_e5m2(w.codes(half) + block * block_bytes(Format::mxfp4),
-                        w.scales(half) + block * scale_block_bytes(Format::mxfp4), w.lane, fragments);
+    for (int block = 0; block < B::kStageBlocks; ++block) {
+      std::uint32_t fragments[2][4] = {};
+      if constexpr (F == Format::fp8) {
+        // Of a block that is not there the codes may be NaN.
+        if (block < blocks) load_block_e4m3(w.codes(half) + block * block_bytes(F), w.lane, fragments);
+      } else {
+        decode_block_e5m2(w.codes(half) + block * block_bytes(F),
+                          w.scales(half) + block * scale_block_bytes(F), w.lane, fragments);
+      }
 #pragma unroll
       for (int i = 0; i < 8; ++i) a[half][2 * block + i / 4][i % 4] = fragments[i / 4][i % 4];
     }
@@ -197,7 +239,14 @@ __device__ __forceinline__ void multiply_fp8(const PrefillContext& c,
     const std::uint64_t rows = k_major(w.tokens());
     wgmma_fence();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) wgmma_e5m2_e4m3(part, a[half][s], rows + s * kDescriptorStep, s > 0 ? 1 : 0);
+    for (int s = 0; s < 4; ++s) {
+      const std::uint64_t columns = rows + s * kDescriptorStep;
+      if constexpr (F == Format::fp8) {
+        wgmma_e4m3(part, a[half][s], columns, s > 0 ? 1 : 0);
+      } else {
+        wgmma_e5m2_e4m3(part, a[half][s], columns, s > 0 ? 1 : 0);
+      }
+    }
     wgmma_commit();
   };
   const auto add_up = [&](int half, int stage) {
@@ -206,28 +255,32 @@ __device__ __forceinline__ void multiply_fp8(const PrefillContext& c,
     const auto* scales =
         reinterpret_cast<const float2*>(w.memory + B::kTokenScales + stage * B::kStageTokenScales) +
         w.lane % 4;
+    float2 of_rows = make_float2(1.0F, 1.0F);
+    if constexpr (F == Format::fp8) of_rows = w.part_scales(half, stage, 0);
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
       const float2 scale = scales[4 * j];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        acc[half][4 * j + 2 * r] += part[4 * j + 2 * r] * scale.x;
-        acc[half][4 * j + 2 * r + 1] += part[4 * j + 2 * r + 1] * scale.y;
+        const float row = r == 0 ? of_rows.x : of_rows.y;
+        acc[half][4 * j + 2 * r] += part[4 * j + 2 * r] * row * scale.x;
+        acc[half][4 * j + 2 * r + 1] += part[4 * j + 2 * r + 1] * row * scale.y;
       }
     }
   };
+  const auto blocks_of = [&](int step) { return c.num_blocks - step * B::kStageBlocks; };
   w.wait_full();
-  decode(0);
+  decode(0, blocks_of(0));
   for (int step = 0; step < c.num_steps; ++step) {
     multiply(0);
-    decode(1);
+    decode(1, blocks_of(step));
     add_up(0, w.at.stage);
     multiply(1);
     const int stage = w.at.stage;
     w.at.advance();
     if (step + 1 < c.num_steps) {
       w.wait_full();
-      decode(0);
+      decode(0, blocks_of(step + 1));
     }
     add_up(1, stage);
     w.release(stage);

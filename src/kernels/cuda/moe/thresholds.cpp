@@ -14,6 +14,15 @@ constexpr std::array kThresholds = {
     MoeThreshold{Format::nvfp4, Hidden::plain, 28.0F, MoeKernel::prefill},
     MoeThreshold{Format::nvfp4, Hidden::fp8, 5.0F, MoeKernel::middle},
     MoeThreshold{Format::nvfp4, Hidden::fp8, 28.0F, MoeKernel::prefill},
+    MoeThreshold{Format::bf16, Hidden::plain, 4.0F, MoeKernel::prefill},
+    MoeThreshold{Format::fp8, Hidden::plain, 3.5F, MoeKernel::middle},
+    MoeThreshold{Format::fp8, Hidden::plain, 25.0F, MoeKernel::prefill},
+    MoeThreshold{Format::fp8, Hidden::fp8, 2.5F, MoeKernel::middle_fp8},
+    MoeThreshold{Format::fp8, Hidden::fp8, 20.0F, MoeKernel::prefill_fp8},
+    MoeThreshold{Format::int8, Hidden::plain, 3.5F, MoeKernel::middle},
+    MoeThreshold{Format::int8, Hidden::plain, 24.0F, MoeKernel::prefill},
+    MoeThreshold{Format::int4, Hidden::plain, 0.7F, MoeKernel::middle},
+    MoeThreshold{Format::int4, Hidden::plain, 25.0F, MoeKernel::prefill},
 };
 
 }  // namespace
@@ -31,6 +40,17 @@ std::string_view moe_kernel_name(MoeKernel kernel) noexcept {
 
 std::span<const MoeThreshold> moe_thresholds() noexcept { return kThresholds; }
 
+MoeKernel usable_moe_kernel(MoeKernel wanted, const WeightGroups& groups) noexcept {
+  // Decode alone permutes activations, while it rounds them.
+  if (groups.act_order) return MoeKernel::decode;
+  constexpr std::int64_t kStageChunks = 128 / kChunkK;
+  if (groups.per_row <= 1 || groups.chunks % kStageChunks == 0) return wanted;
+  // FP8 products are sums of whole ring stages.
+  if (wanted == MoeKernel::middle_fp8) return MoeKernel::middle;
+  if (wanted == MoeKernel::prefill_fp8) return MoeKernel::prefill;
+  return wanted;
+}
+
 MoeKernel choose_moe_kernel(const MoeParams& p) noexcept {
   // Both products work on the same tiles and pass hidden values on in one form.
   if (p.gate.format != p.down.format || p.inputs != p.hidden) return MoeKernel::decode;
@@ -41,6 +61,11 @@ MoeKernel choose_moe_kernel(const MoeParams& p) noexcept {
     const bool holds =
         row.format == p.gate.format && row.inputs == p.hidden && per_expert >= row.pairs_per_expert;
     if (holds) kernel = row.kernel;
+  }
+  for (const PackedWeight* w : {&p.gate, &p.up, &p.down}) {
+    kernel = usable_moe_kernel(
+        kernel,
+        {.per_row = w->scale_groups, .chunks = w->chunks_per_scale, .act_order = w->permutation_offset != 0});
   }
   return kernel;
 }
