@@ -11,6 +11,8 @@
 // them before the choice of the others is there.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/hopper/grid_barrier.cuh"
 #include "kernels/cuda/moe/decode_finish.cuh"
 #include "kernels/cuda/overlap.h"
@@ -118,35 +120,24 @@ __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
     return;
   }
   RingCursor from;
-  if (has_first) {
-    const DecodeContext first = make_context<true>(p, tiles);
-    ComputeWarp<F, true>{.p = p,
-                         .area = s.first,
-                         .c = first,
-                         .ring = ring,
-                         .sums = sums,
-                         .warp = warp,
-                         .lane = lane,
-                         .tokens = shared + s.tokens + warp * s.first.warp_tokens,
-                         .from = from,
-                         .pass = pass}
+  const auto multiply = [&](auto is_first, const TokenArea& area) {
+    constexpr bool kFirstProduct = decltype(is_first)::value;
+    const DecodeContext c = make_context<kFirstProduct>(p, tiles);
+    ComputeWarp<F, kFirstProduct>{.p = p,
+                                  .area = area,
+                                  .c = c,
+                                  .ring = ring,
+                                  .sums = sums,
+                                  .warp = warp,
+                                  .lane = lane,
+                                  .tokens = shared + s.tokens + warp * area.warp_tokens,
+                                  .from = from,
+                                  .pass = pass}
         .run(x_pairs);
-  }
+  };
+  if (has_first) multiply(std::true_type{}, s.first);
   if (has_first && has_second) mbarrier_wait(hidden_there, 0);
-  if (has_second) {
-    const DecodeContext second = make_context<false>(p, tiles);
-    ComputeWarp<F, false>{.p = p,
-                          .area = s.second,
-                          .c = second,
-                          .ring = ring,
-                          .sums = sums,
-                          .warp = warp,
-                          .lane = lane,
-                          .tokens = shared + s.tokens + warp * s.second.warp_tokens,
-                          .from = from,
-                          .pass = pass}
-        .run(x_pairs);
-  }
+  if (has_second) multiply(std::false_type{}, s.second);
 }
 
 template <Format F>
