@@ -326,6 +326,21 @@ std::vector<float> fp8_activations(Random& random, std::int64_t m, std::int64_t 
   return x;
 }
 
+// before + products.
+std::vector<Bounded> added_to(std::span<const float> before, std::vector<Bounded> products) {
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    products[i].value += static_cast<double>(before[i]);
+    products[i].bound += 2.0 * kEpsF32 * (std::abs(products[i].value) + std::abs(before[i]));
+  }
+  return products;
+}
+
+std::vector<Bounded> gated_all(const std::vector<Bounded>& gate, const std::vector<Bounded>& up) {
+  std::vector<Bounded> all;
+  for (std::size_t i = 0; i < gate.size(); ++i) all.push_back(gated(gate[i], up[i]));
+  return all;
+}
+
 // FP8 activations may be multiplied as FP8 by FP8 weights, with scales of blocks, rows and other groups.
 TEST_P(LinearTest, Fp8Activations) {
   Random random(22);
@@ -360,18 +375,59 @@ TEST_P(LinearTest, Fp8Activations) {
                                     {.x = x.view(), .gate = gate.packed, .up = up.packed, .y = y.view()});
       const auto g = product(exact(x_values), gate.weights[0], m, c.n, c.k, bf16_products());
       const auto u = product(exact(x_values), up.weights[0], m, c.n, c.k, bf16_products());
-      std::vector<Bounded> expected_sums = g;
-      std::vector<Bounded> expected;
-      for (std::size_t i = 0; i < g.size(); ++i) {
-        expected_sums[i].value += static_cast<double>(before[i]);
-        expected_sums[i].bound += 2.0 * kEpsF32 * (std::abs(expected_sums[i].value) + std::abs(before[i]));
-        expected.push_back(gated(g[i], u[i]));
-      }
-      EXPECT_TRUE(within_bounds(sums.values(), expected_sums));
-      EXPECT_TRUE(within_bounds(y.values(), expected));
+      EXPECT_TRUE(within_bounds(sums.values(), added_to(before, g)));
+      EXPECT_TRUE(within_bounds(y.values(), gated_all(g, u)));
       EXPECT_TRUE(sums.guards_intact() && y.guards_intact());
     }
     if (HasFailure()) return;
+  }
+}
+
+std::vector<float> rows_of(std::span<const float> values, std::span<const std::int64_t> rows,
+                           std::int64_t width) {
+  std::vector<float> taken;
+  for (const std::int64_t row : rows) {
+    const auto of_row =
+        values.subspan(static_cast<std::size_t>(row * width), static_cast<std::size_t>(width));
+    taken.insert(taken.end(), of_row.begin(), of_row.end());
+  }
+  return taken;
+}
+
+// A GPU's tiles grow with the size of the product; rows at their edges are checked. An odd number of blocks
+// of k.
+TEST_P(LinearTest, Fp8ManyTiles) {
+  if (!gpu()) GTEST_SKIP() << "tiles of one size";
+  Random random(27);
+  struct Size {
+    std::int64_t m;
+    std::int64_t n;
+  };
+  constexpr std::int64_t kK = 192;
+  for (const Size size : {Size{257, 3450}, Size{385, 2940}, Size{513, 3450}, Size{769, 3450}}) {
+    SCOPED_TRACE(fmt::format("{} x {}", size.m, size.n));
+    PackedGroups gate = random_groups(device(), random, quant::WeightFormat::fp8, 1, size.n, kK);
+    PackedGroups up = random_groups(device(), random, quant::WeightFormat::fp8, 1, size.n, kK);
+    gate.packed.shape.activations = quant::ActivationFormat::fp8;
+    up.packed.shape.activations = quant::ActivationFormat::fp8;
+    const std::vector<float> x_values = fp8_activations(random, size.m, kK);
+    const HostTensor x({size.m, kK}, x_values);
+    const std::vector<float> before = random.floats(size.m * size.n);
+    const HostTensor sums({size.m, size.n}, before, 3);
+    const HostTensor y({size.m, size.n}, 2);
+    device().table().linear(device().exec(),
+                            {.x = x.view(), .w = gate.packed, .y = sums.view(), .accumulate = true});
+    device().table().gated_linear(device().exec(),
+                                  {.x = x.view(), .gate = gate.packed, .up = up.packed, .y = y.view()});
+    const std::vector<std::int64_t> rows = {0, 63, 64, 127, 128, 191, 192, 255, 256, size.m - 2, size.m - 1};
+    const auto num_rows = static_cast<std::int64_t>(rows.size());
+    const auto x_rows = exact(rows_of(x_values, rows, kK));
+    const auto g = product(x_rows, gate.weights[0], num_rows, size.n, kK, bf16_products());
+    const auto u = product(x_rows, up.weights[0], num_rows, size.n, kK, bf16_products());
+    EXPECT_TRUE(
+        within_bounds(rows_of(sums.values(), rows, size.n), added_to(rows_of(before, rows, size.n), g)));
+    EXPECT_TRUE(within_bounds(rows_of(y.values(), rows, size.n), gated_all(g, u)));
+    EXPECT_TRUE(sums.guards_intact() && y.guards_intact());
   }
 }
 
