@@ -303,6 +303,19 @@ TEST_P(FusedMoeTest, ReferenceBackend) {
   }
 }
 
+// Devices that share a GPU may not let their blocks wait for each other.
+TEST_P(FusedMoeTest, TwoDevicesOfOneGpu) {
+  if (!gpu()) GTEST_SKIP() << "of the GPU's kernels";
+  Random random(89);
+  const auto other = make_device({.kind = DeviceKind::cuda, .num_threads = 2});
+  ASSERT_TRUE(other.ok()) << other.error().message;
+  const Experts experts = random_experts(device(), random, quant::WeightFormat::mxfp4, 160, 96);
+  for (const std::int64_t m : {1, 3, 17}) {
+    check_on(**other, random, experts, random_routes(random, m, 2));
+    check(random, experts, random_routes(random, m, 2));
+  }
+}
+
 TEST_P(FusedMoeTest, Fp8BlocksAtTheEdges) {
   Random random(81);
   const Experts experts = random_experts(device(), random, quant::WeightFormat::fp8, 200, 140);

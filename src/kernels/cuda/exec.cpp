@@ -1,5 +1,6 @@
 #include "kernels/cuda/exec.h"
 
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -28,6 +29,8 @@ cudaEvent_t make_event() {
   return event;
 }
 
+std::atomic<int> num_execs{0};
+
 }  // namespace
 
 CudaExec::CudaExec(int num_threads)
@@ -49,9 +52,11 @@ CudaExec::CudaExec(int num_threads)
     destroy_handles();
     throw;
   }
+  ++num_execs;
 }
 
 CudaExec::~CudaExec() {
+  --num_execs;
   forget_recorded();
   destroy_handles();
 }
@@ -142,6 +147,7 @@ void CudaExec::run_concurrently(const std::function<void()>& first, const std::f
 }
 
 std::uint32_t* CudaExec::grid_barrier() const noexcept {
+  if (num_execs != 1) return nullptr;
   return reinterpret_cast<std::uint32_t*>(lanes_[lane_].barrier.data());
 }
 

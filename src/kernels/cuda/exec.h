@@ -39,7 +39,10 @@ class CudaExec final : public Exec {
   // while one is made: so the first run of a shape is not recorded.
   std::byte* scratch(std::size_t bytes);
 
-  // Zero before the stream's first grid_barrier (hopper/grid_barrier.cuh), for the running op's alone.
+  // For a grid_barrier (hopper/grid_barrier.cuh) of the running op; zero before the first one. Null while
+  // this is not the process's only CudaExec: kernels of two that wait for all of their blocks could each hold
+  // what the other one needs. (One that was recorded before the others came is then still the only such
+  // kernel.)
   [[nodiscard]] std::uint32_t* grid_barrier() const noexcept;
 
   void rehearse(const std::function<void()>& launch) override;

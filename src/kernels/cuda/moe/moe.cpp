@@ -138,8 +138,10 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   return plan;
 }
 
-// Whether nothing comes between the decode products.
-bool is_one_launch(const MoeParams& p) { return p.gate.format == p.down.format && p.hidden == Hidden::plain; }
+// Whether the decode products are one launch: nothing comes between them, and blocks may wait for each other.
+bool is_one_launch(const MoeParams& p) {
+  return p.gate.format == p.down.format && p.hidden == Hidden::plain && p.barrier != nullptr;
+}
 
 // Tokens per tile: room for more than an expert ever has costs ring stages, and both products need shared
 // memory for them.

@@ -152,10 +152,10 @@ void fused_moe(Exec& exec, const FusedMoeArgs& args) {
   if (args.x.dim(0) == 0 || args.topk == 0) return;
   CudaExec& cuda = cuda_exec(exec);
   moe::MoeParams p = make_params(args);
-  p.barrier = cuda.grid_barrier();
   NIB_CHECK(args.shared == nullptr || moe::can_take_shared(p),
             "shared experts [{}, {}] beside [{}, {}] on {} tokens", args.shared->gate.shape.n,
             args.shared->gate.shape.k, args.gate.shape.n, args.gate.shape.k, p.m);
+  p.barrier = cuda.grid_barrier();
   const moe::MoeKernel kernel = moe::choose_moe_kernel(p);
   std::byte* scratch = cuda.scratch(moe::scratch_bytes(p, kernel));
   moe::launch_fused_moe(p, kernel, scratch, cuda.num_sms(), cuda.stream());
