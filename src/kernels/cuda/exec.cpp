@@ -1,6 +1,5 @@
 #include "kernels/cuda/exec.h"
 
-#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -29,8 +28,6 @@ cudaEvent_t make_event() {
   return event;
 }
 
-std::atomic<int> num_execs{0};
-
 }  // namespace
 
 CudaExec::CudaExec(int num_threads)
@@ -44,19 +41,15 @@ CudaExec::CudaExec(int num_threads)
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&num_sms_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
   try {
-    for (Lane& lane : lanes_) {
-      lane.barrier = allocate_uninitialised(sizeof(std::uint32_t));
-      check(cudaMemsetAsync(lane.barrier.data(), 0, sizeof(std::uint32_t), lane.stream), "cudaMemset");
-    }
+    // Zeroed in the first lane's stream: the second one's work comes after some of it.
+    for (Lane& lane : lanes_) lane.barrier = memory_.allocate(sizeof(std::uint32_t));
   } catch (...) {
     destroy_handles();
     throw;
   }
-  ++num_execs;
 }
 
 CudaExec::~CudaExec() {
-  --num_execs;
   forget_recorded();
   destroy_handles();
 }
@@ -147,7 +140,7 @@ void CudaExec::run_concurrently(const std::function<void()>& first, const std::f
 }
 
 std::uint32_t* CudaExec::grid_barrier() const noexcept {
-  if (num_execs != 1) return nullptr;
+  if (Alive::count != 1) return nullptr;
   return reinterpret_cast<std::uint32_t*>(lanes_[lane_].barrier.data());
 }
 

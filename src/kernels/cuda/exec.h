@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -62,6 +63,16 @@ class CudaExec final : public Exec {
   void record(Recording& recording, const std::function<void()>& launch);
   void destroy_handles() noexcept;
 
+  // Counts the CudaExecs of the process.
+  struct Alive {
+    static inline std::atomic<int> count{0};
+    Alive() noexcept { ++count; }
+    ~Alive() { --count; }
+    Alive(const Alive&) = delete;
+    Alive& operator=(const Alive&) = delete;
+  };
+
+  Alive alive_;  // first: counts until the lanes' memory is freed, which waits for their kernels
   std::array<Lane, 2> lanes_;
   std::size_t lane_ = 0;
   cudaEvent_t fork_ = nullptr;

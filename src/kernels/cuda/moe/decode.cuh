@@ -63,17 +63,17 @@ inline constexpr int kDecodeThreads = (Stage<F>::kWarps + 3) * kWarp;
 template <Format F>
 inline constexpr int kRegisterThreads = Stage<F>::kWarps == 16 ? 768 : 512;
 
-// parts: kFirst, kSecond or both.
+// products: kFirst, kSecond or both.
 template <Format F>
 __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
-    decode_kernel(const __grid_constant__ MoeParams p, const __grid_constant__ DecodeSmem s, unsigned parts,
-                  bool x_pairs) {
+    decode_kernel(const __grid_constant__ MoeParams p, const __grid_constant__ DecodeSmem s,
+                  unsigned products, bool x_pairs) {
   constexpr int kWarps = Stage<F>::kWarps;
   extern __shared__ __align__(128) std::byte shared[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const bool has_first = (parts & kFirst) != 0;
-  const bool has_second = (parts & kSecond) != 0;
+  const bool has_first = (products & kFirst) != 0;
+  const bool has_second = (products & kSecond) != 0;
   const std::uint32_t bars = shared_address(shared + s.bars);
   const Ring ring{shared + s.ring, bars, s.depth};
   RingWriter writer{.ring = ring};
@@ -141,21 +141,21 @@ __global__ void __launch_bounds__(kRegisterThreads<F>, 1)
 }
 
 template <Format F>
-void launch_decode_products(const MoeParams& p, const DecodeOptions& options, unsigned parts,
+void launch_decode_products(const MoeParams& p, const DecodeOptions& options, unsigned products,
                             cudaStream_t stream) {
-  const DecodeSmem smem = plan_smem<F>(p, parts, options.tile_tokens);
+  const DecodeSmem smem = plan_smem<F>(p, products, options.tile_tokens);
   const bool x_pairs =
       reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0 && p.gate.k % 2 == 0;
   auto* kernel = decode_kernel<F>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem.bytes);
   launch_overlapped(kernel, dim3(static_cast<unsigned>(options.num_sms)), kDecodeThreads<F>, smem.bytes,
-                    stream, p, smem, parts, x_pairs);
+                    stream, p, smem, products, x_pairs);
 }
 
 template <Format F>
 constexpr DecodeProducts decode_products() {
-  return {.tile_tokens = [](const MoeParams& p, unsigned parts,
-                            int wanted) { return plan_smem<F>(p, parts, wanted).tile_tokens; },
+  return {.tile_tokens = [](const MoeParams& p, unsigned products,
+                            int wanted) { return plan_smem<F>(p, products, wanted).tile_tokens; },
           .launch = launch_decode_products<F>};
 }
 

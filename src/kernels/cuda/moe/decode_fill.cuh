@@ -51,7 +51,7 @@ struct RingWriter {
 };
 
 // One product's weights, by a whole warp: codes and then narrow scales of either row tile are four copies a
-// stage, each by a lane of its own. (One thread needs as long for a stage as memory does.)
+// stage, each by a lane of its own.
 template <Format F, bool kFirstProduct>
 class Filler {
  public:

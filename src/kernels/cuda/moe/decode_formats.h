@@ -14,12 +14,12 @@ struct DecodeOptions {
   int tile_tokens;  // tokens per tile, at most kDecodeTileTokens
 };
 
-// parts: kFirst, h = silu(gate x) * (up x) for every sorted slot; kSecond, partial = weight * down h for
+// products: kFirst, h = silu(gate x) * (up x) for every sorted slot; kSecond, partial = weight * down h for
 // every slot; or both in one launch.
 struct DecodeProducts {
   // The most tokens per tile, up to `wanted`, that there is shared memory for.
-  int (*tile_tokens)(const MoeParams& p, unsigned parts, int wanted);
-  void (*launch)(const MoeParams& p, const DecodeOptions& options, unsigned parts, cudaStream_t stream);
+  int (*tile_tokens)(const MoeParams& p, unsigned products, int wanted);
+  void (*launch)(const MoeParams& p, const DecodeOptions& options, unsigned products, cudaStream_t stream);
 };
 
 extern const DecodeProducts kDecodeF32;

@@ -69,15 +69,15 @@ TokenArea token_area(int num_blocks, int tile_tokens, bool two_orders) {
 }
 
 template <Format F>
-DecodeSmem decode_smem(const MoeParams& p, unsigned parts, int tile_tokens) {
+DecodeSmem decode_smem(const MoeParams& p, unsigned products, int tile_tokens) {
   using S = Stage<F>;
   DecodeSmem s{};
   const auto round = [](int v, int to) { return (v + to - 1) / to * to; };
   s.tile_tokens = tile_tokens;
-  if ((parts & kFirst) != 0) {
+  if ((products & kFirst) != 0) {
     s.first = token_area<F>(p.gate.num_blocks, tile_tokens, p.gate.permutation_offset != 0);
   }
-  if ((parts & kSecond) != 0) s.second = token_area<F>(p.down.num_blocks, tile_tokens, false);
+  if ((products & kSecond) != 0) s.second = token_area<F>(p.down.num_blocks, tile_tokens, false);
   s.bars = round(static_cast<int>(sizeof(BlockRoute)), 16);
   s.sums = round(s.bars + Bars::kCount * 8, 128);
   s.tokens = s.sums + 2 * S::kWarps * 2 * kWarp * static_cast<int>(sizeof(float4));
@@ -90,12 +90,12 @@ DecodeSmem decode_smem(const MoeParams& p, unsigned parts, int tile_tokens) {
 
 // As many tokens a tile, up to `wanted`, as leave room for a ring.
 template <Format F>
-DecodeSmem plan_smem(const MoeParams& p, unsigned parts, int wanted) {
+DecodeSmem plan_smem(const MoeParams& p, unsigned products, int wanted) {
   constexpr int kWantedDepth = 2;
-  DecodeSmem smem = decode_smem<F>(p, parts, wanted);
+  DecodeSmem smem = decode_smem<F>(p, products, wanted);
   for (int tokens = wanted - 1; tokens > 0 && (smem.depth < kWantedDepth || smem.bytes > kSharedLimit);
        --tokens) {
-    smem = decode_smem<F>(p, parts, tokens);
+    smem = decode_smem<F>(p, products, tokens);
   }
   return smem;
 }

@@ -98,8 +98,8 @@ __device__ __forceinline__ int pairs_of(const MoeParams& p) {
   return kFirstProduct ? p.gate.num_tiles : (p.down.num_tiles + 1) / 2;
 }
 
-// The start of an expert's row tile, `half` of a pair. (By value: weights chosen by reference would be read
-// by loads of generic addresses, each as slow as one of global memory.)
+// The start of an expert's row tile, `half` of a pair. (By value: a weight chosen by reference would be read
+// through generic addresses.)
 template <bool kFirstProduct>
 __device__ __forceinline__ TileAddress expert_tile(const MoeParams& p, int expert, int half, int tile) {
   const int shared = p.shared.count;

@@ -10,11 +10,6 @@
 namespace nibble::kernels::cuda::moe {
 namespace {
 
-// Beyond so many pairs sorting in every block costs more than three launches.
-constexpr std::int64_t kMaxInBlockPairs = 512;
-// Up to so many are sorted without memory of the ring, which shared experts' weights fill by then.
-constexpr std::int64_t kMaxPairsWithShared = 128;
-
 const DecodeProducts& decode_products_of(Format format) {
   switch (format) {
     case Format::f32: return kDecodeF32;
@@ -31,7 +26,7 @@ const DecodeProducts& decode_products_of(Format format) {
 
 bool sorts_in_block(const MoeParams& p, MoeKernel kernel) {
   // Counting in a block takes three words an expert of memory that is the ring's later.
-  return kernel == MoeKernel::decode && std::int64_t{p.m} * slots_of_token(p) <= kMaxInBlockPairs &&
+  return kernel == MoeKernel::decode && std::int64_t{p.m} * slots_of_token(p) <= kMaxBlockSlots &&
          p.num_experts <= 4096;
 }
 
@@ -155,23 +150,18 @@ std::int32_t decode_tile_tokens(const MoeParams& p) {
   return decode_products_of(p.down.format).tile_tokens(p, kSecond, first);
 }
 
-void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream, unsigned parts) {
+void launch_decode(const Plan& plan, int num_sms, cudaStream_t stream) {
   const MoeParams& p = plan.p;
   const DecodeOptions options{.num_sms = num_sms, .tile_tokens = decode_tile_tokens(p)};
-  if ((parts & kSort) != 0 && p.route.tiles != nullptr) {
+  if (p.route.tiles != nullptr) {
     launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, options.tile_tokens, p.route, plan.route_work,
                  stream);
   }
-  const unsigned products = parts & (kFirst | kSecond);
-  if (is_one_launch(p)) {
-    if (products != 0) decode_products_of(p.gate.format).launch(p, options, products, stream);
-    return;
-  }
-  if ((parts & kFirst) != 0) {
-    decode_products_of(p.gate.format).launch(p, options, kFirst, stream);
-    if (p.hidden != Hidden::plain) launch_quantize_hidden(p, plan.max_sorted, stream);
-  }
-  if ((parts & kSecond) != 0) decode_products_of(p.down.format).launch(p, options, kSecond, stream);
+  const DecodeProducts& gate = decode_products_of(p.gate.format);
+  if (is_one_launch(p)) return gate.launch(p, options, kFirst | kSecond, stream);
+  gate.launch(p, options, kFirst, stream);
+  if (p.hidden != Hidden::plain) launch_quantize_hidden(p, plan.max_sorted, stream);
+  decode_products_of(p.down.format).launch(p, options, kSecond, stream);
 }
 
 const PrefillProducts& prefill_products_of(Format format, const KernelShape& shape) {
@@ -189,17 +179,14 @@ const PrefillProducts& prefill_products_of(Format format, const KernelShape& sha
   return shape.middle ? kMiddleMxfp4 : kPrefillMxfp4;
 }
 
-void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cudaStream_t stream,
-                    unsigned parts) {
+void launch_prefill(const Plan& plan, const KernelShape& shape, int num_sms, cudaStream_t stream) {
   const MoeParams& p = plan.p;
   const PrefillProducts& products = prefill_products_of(p.gate.format, shape);
-  if ((parts & kSort) != 0) {
-    launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, shape.tile_tokens, p.route, plan.route_work,
-                 stream);
-    (shape.fp8 ? launch_prefill_gather_fp8 : launch_prefill_gather)(plan.prefill, stream);
-  }
-  if ((parts & kFirst) != 0) products.first(plan.prefill, num_sms, stream);
-  if ((parts & kSecond) != 0) products.second(plan.prefill, num_sms, stream);
+  launch_route(p.ids, p.weights, p.m * p.topk, p.num_experts, shape.tile_tokens, p.route, plan.route_work,
+               stream);
+  (shape.fp8 ? launch_prefill_gather_fp8 : launch_prefill_gather)(plan.prefill, stream);
+  products.first(plan.prefill, num_sms, stream);
+  products.second(plan.prefill, num_sms, stream);
 }
 
 bool is_plain(const PackedWeight& w, Format format) {
@@ -214,8 +201,9 @@ bool can_take_shared(const MoeParams& p) {
   for (const PackedWeight* w : {&p.gate, &p.up, &p.down, &p.shared.gate, &p.shared.up, &p.shared.down}) {
     plain = plain && is_plain(*w, format);
   }
+  // Shared experts' weights fill the ring while slots are sorted.
   return plain && p.shared.count > 0 && choose_moe_kernel(p) == MoeKernel::decode &&
-         std::int64_t{p.m} * slots_of_token(p) <= kMaxPairsWithShared && p.m <= decode_tile_tokens(p);
+         std::int64_t{p.m} * slots_of_token(p) <= kMaxComparedSlots && p.m <= decode_tile_tokens(p);
 }
 
 std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel) {
@@ -223,15 +211,15 @@ std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel) {
 }
 
 void launch_fused_moe(const MoeParams& p, MoeKernel kernel, std::byte* scratch, int num_sms,
-                      cudaStream_t stream, unsigned parts) {
+                      cudaStream_t stream) {
   if (p.m == 0 || p.topk == 0) return;
   const Plan plan = make_plan(p, kernel, scratch);
   if (kernel == MoeKernel::decode) {
-    launch_decode(plan, num_sms, stream, parts);
+    launch_decode(plan, num_sms, stream);
   } else {
-    launch_prefill(plan, shape_of(kernel, p.gate.format), num_sms, stream, parts);
+    launch_prefill(plan, shape_of(kernel, p.gate.format), num_sms, stream);
   }
-  if ((parts & kCombine) != 0) launch_combine(plan.p, stream);
+  launch_combine(plan.p, stream);
 }
 
 }  // namespace nibble::kernels::cuda::moe

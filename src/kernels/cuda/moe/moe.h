@@ -19,6 +19,6 @@ std::size_t scratch_bytes(const MoeParams& p, MoeKernel kernel);
 
 // y += experts' outputs. Fills in p's route, h, h_f32 and partial from `scratch` (256-byte aligned).
 void launch_fused_moe(const MoeParams& p, MoeKernel kernel, std::byte* scratch, int num_sms,
-                      cudaStream_t stream, unsigned parts = kAllParts);
+                      cudaStream_t stream);
 
 }  // namespace nibble::kernels::cuda::moe

@@ -7,8 +7,8 @@
 
 namespace nibble::kernels::cuda::moe {
 
-// Which launches of the MoE to make, for timing them apart.
-enum Parts : unsigned { kSort = 1, kFirst = 2, kSecond = 4, kCombine = 8, kAllParts = 15 };
+// Which of the products a launch makes: gate and up, down.
+enum Products : unsigned { kFirst = 1, kSecond = 2 };
 
 // What inputs of a product go through before they are multiplied (quant::ActivationFormat).
 enum class Hidden : std::uint8_t { plain, fp8, int8 };

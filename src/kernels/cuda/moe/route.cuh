@@ -2,12 +2,9 @@
 // it for itself, which saves launches.
 #pragma once
 
-#include "kernels/cuda/moe/params.h"
+#include "kernels/cuda/moe/route.h"
 
 namespace nibble::kernels::cuda::moe {
-
-inline constexpr int kMaxBlockSlots = 512;  // sorted by every block for itself
-inline constexpr int kMaxComparedSlots = 128;
 
 // What one block has sorted; in shared memory.
 struct BlockRoute {

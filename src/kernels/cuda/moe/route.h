@@ -13,6 +13,11 @@ namespace nibble::kernels::cuda::moe {
 // An expert's entries of the sorted list begin at a multiple of this.
 inline constexpr std::int32_t kRouteAlign = 8;
 
+// Up to so many slots every block of the decode kernel sorts for itself: more cost more than three launches.
+inline constexpr int kMaxBlockSlots = 512;
+// Up to so many by comparing, without memory of the ring.
+inline constexpr int kMaxComparedSlots = 128;
+
 struct RouteSizes {
   std::int64_t max_sorted;  // entries of Route::sorted
   std::int64_t max_tiles;   // entries of Route::tiles
