@@ -146,9 +146,13 @@ void linear_pair(Exec& exec, const LinearPairArgs& args) {
   const Product first = make_product(args.x, args.first, args.first_y);
   const Product second = make_product(args.x, args.second, args.second_y);
   const int num_sms = cuda.num_sms();
-  if (takes_decode(first.w, first.m, num_sms) && takes_decode(second.w, second.m, num_sms) &&
-      can_pair(first.w, second.w)) {
+  const bool pair = can_pair(first.w, second.w) && first.bf16_results == second.bf16_results;
+  const bool first_decodes = takes_decode(first.w, first.m, num_sms);
+  const bool second_decodes = takes_decode(second.w, second.m, num_sms);
+  if (pair && first_decodes && second_decodes) {
     launch_decode_pair(first, second, launch_on(cuda));
+  } else if (pair && !first_decodes && !second_decodes && !takes_fp8(first) && !takes_fp8(second)) {
+    launch_prefill_pair(first, second, launch_on(cuda, cuda.scratch(scratch_bytes(first, 1, num_sms))));
   } else {
     linear(exec, {.x = args.x, .w = args.first, .y = args.first_y});
     linear(exec, {.x = args.x, .w = args.second, .y = args.second_y});

@@ -79,6 +79,20 @@ struct Config {
   static_assert(!(kWide && kGated), "gated products of wide scales are two products");
 };
 
+// The grid's row tile in the product that it belongs to.
+struct RowTile {
+  bool second;
+  int index;
+};
+template <class C>
+__device__ __forceinline__ RowTile row_tile_of(const PrefillArgs& args, int grid_row_tile) {
+  const bool second = !C::kGated && grid_row_tile >= args.first_row_tiles;
+  return {.second = second, .index = grid_row_tile - (second ? args.first_row_tiles : 0)};
+}
+__device__ __forceinline__ float factor_of(const PrefillArgs& args, bool second, int row) {
+  return second ? factor_of(args.w[1], row) : factor_of(args.w[0], row);
+}
+
 // Which matrix and which of its row tiles local row tile `i` is: [warpgroup][64 rows][16 rows].
 template <class C>
 struct LocalTile {
@@ -89,10 +103,14 @@ template <class C>
 __device__ __forceinline__ LocalTile<C> local_tile(const PrefillArgs& args, int grid_row_tile, int i) {
   const int group = i / (4 * C::kTilesM);
   const int of_group = i % (4 * C::kTilesM);
-  const int matrix = C::kGated ? of_group / 4 : 0;
-  const int tile = C::kGated ? grid_row_tile * (C::kOutputRows / kTileRows) + group * 4 + of_group % 4
-                             : grid_row_tile * C::kRowTiles + i;
-  return {.matrix = matrix, .tile = min(tile, args.w[0].num_tiles - 1)};
+  if constexpr (C::kGated) {
+    const int tile = grid_row_tile * (C::kOutputRows / kTileRows) + group * 4 + of_group % 4;
+    return {.matrix = of_group / 4, .tile = min(tile, args.w[0].num_tiles - 1)};
+  } else {
+    const RowTile of = row_tile_of<C>(args, grid_row_tile);
+    const int last = (of.second ? args.w[1].num_tiles : args.w[0].num_tiles) - 1;
+    return {.matrix = of.second ? 1 : 0, .tile = min(of.index * C::kRowTiles + i, last)};
+  }
 }
 
 template <class C>
@@ -331,15 +349,16 @@ __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOf
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int group = warp / 4;
-  const int group_row = tile.row_tile * C::kOutputRows + group * 64;
+  const RowTile of = row_tile_of<C>(args, tile.row_tile);
+  const int group_row = of.index * C::kOutputRows + group * 64;
   const int local_row = warp % 4 * 16 + lane / 4;
-  const bool aligned = has_aligned_results(args);
+  const Results results = results_of(args, of.second);
   auto* const out = reinterpret_cast<float*>(memory + C::kRingBytes) + group * C::kOutFloats;
   float factors[2][2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    factors[0][j] = factor_of(args.w[0], group_row + local_row + 8 * j);
-    if constexpr (C::kGated) factors[1][j] = factor_of(args.w[1], group_row + local_row + 8 * j);
+    factors[0][j] = factor_of(args, of.second, group_row + local_row + 8 * j);
+    if constexpr (C::kGated) factors[1][j] = factor_of(args, true, group_row + local_row + 8 * j);
   }
 #pragma unroll
   for (int round = 0; round < C::kTokens / C::kOutTokens; ++round) {
@@ -355,7 +374,7 @@ __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOf
 #pragma unroll
     for (int i = static_cast<int>(threadIdx.x) % 128; i < C::kOutTokens * 16; i += 128) {
       const float4 values = *reinterpret_cast<const float4*>(out + i / 16 * C::kOutStride + i % 16 * 4);
-      store_quad(args, aligned, tile.token_tile * C::kTokens + round * C::kOutTokens + i / 16,
+      store_quad(results, tile.token_tile * C::kTokens + round * C::kOutTokens + i / 16,
                  group_row + i % 16 * 4, values);
     }
   }
@@ -383,16 +402,17 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   cluster_sync();
   // This block's share, in rows of four: a thread takes the same rows of several tokens.
   const int first_quad = C::kOutputRows / 4 * rank / args.cluster;
-  const bool aligned = has_aligned_results(args);
+  const RowTile of = row_tile_of<C>(args, tile.row_tile);
+  const Results results = results_of(args, of.second);
   const int quads = C::kOutputRows / 4 * (rank + 1) / args.cluster - first_quad;
   const int tokens_at_once = C::kConsumers / quads;
   const int row = (first_quad + static_cast<int>(threadIdx.x) % quads) * 4;
-  const int output_row = tile.row_tile * C::kOutputRows + row;
+  const int output_row = of.index * C::kOutputRows + row;
   float factors[2][4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    factors[0][j] = factor_of(args.w[0], output_row + j);
-    factors[1][j] = C::kGated ? factor_of(args.w[1], output_row + j) : 1.0F;
+    factors[0][j] = factor_of(args, of.second, output_row + j);
+    factors[1][j] = C::kGated ? factor_of(args, true, output_row + j) : 1.0F;
   }
   int token = static_cast<int>(threadIdx.x) / quads;
   if (token >= tokens_at_once) token = C::kTokens;  // threads left over
@@ -415,7 +435,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       values[j] = factors[0][j] * totals[0][j];
       if constexpr (C::kGated) values[j] = silu_mul(values[j], factors[1][j] * totals[1][j]);
     }
-    store_quad(args, aligned, tile.token_tile * C::kTokens + token, output_row,
+    store_quad(results, tile.token_tile * C::kTokens + token, output_row,
                {values[0], values[1], values[2], values[3]});
   }
   cluster_sync();
@@ -474,7 +494,11 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
     if (known[size] == 0) known[size] = max_clusters(kernel, size, C::kThreads, C::kSharedBytes);
     return known[size];
   };
-  args.row_tiles = ceil_div(args.w[0].num_tiles * kTileRows, C::kOutputRows);
+  const auto tiles_of = [](const PackedWeight& w) {
+    return ceil_div(w.num_tiles * kTileRows, C::kOutputRows);
+  };
+  args.first_row_tiles = tiles_of(args.w[0]);
+  args.row_tiles = args.first_row_tiles + (args.second_y != nullptr ? tiles_of(args.w[1]) : 0);
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
   // Of adding up, in blocks of k.
@@ -512,6 +536,27 @@ std::size_t input_bytes(const PackedWeight& w, int m) {
   return static_cast<std::size_t>(w.num_blocks) * static_cast<std::size_t>(padded_tokens(m)) * kInputRowBytes;
 }
 
+// Rounds the inputs, too.
+PrefillArgs round_and_make_args(const Product& p, const PackedWeight& other, const Launch& launch) {
+  const int m_pad = padded_tokens(p.m);
+  launch_round_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), launch);
+  return {.w = {p.w, other},
+          .inputs = launch.scratch,
+          .input_scales = nullptr,
+          .y = p.y,
+          .y_stride = p.y_stride,
+          .second_y = nullptr,
+          .second_y_stride = 0,
+          .m = p.m,
+          .m_pad = m_pad,
+          .first_row_tiles = 0,
+          .row_tiles = 0,
+          .token_tiles = 0,
+          .cluster = 1,
+          .accumulate = p.accumulate,
+          .bf16_results = p.bf16_results};
+}
+
 }  // namespace
 
 std::size_t prefill_scratch_bytes(const PackedWeight& w, int num_matrices, int m) {
@@ -522,20 +567,7 @@ std::size_t prefill_scratch_bytes(const PackedWeight& w, int num_matrices, int m
 
 void launch_prefill_product(const Product& p, const PackedWeight* up, const Launch& launch) {
   if (p.m == 0 || p.w.n == 0) return;
-  const int m_pad = padded_tokens(p.m);
-  launch_round_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), launch);
-  PrefillArgs args{.w = {p.w, up != nullptr ? *up : p.w},
-                   .inputs = launch.scratch,
-                   .input_scales = nullptr,
-                   .y = p.y,
-                   .y_stride = p.y_stride,
-                   .m = p.m,
-                   .m_pad = m_pad,
-                   .row_tiles = 0,
-                   .token_tiles = 0,
-                   .cluster = 1,
-                   .accumulate = p.accumulate,
-                   .bf16_results = p.bf16_results};
+  PrefillArgs args = round_and_make_args(p, up != nullptr ? *up : p.w, launch);
   if (up == nullptr || !has_wide_scales(p.w.format)) {
     launch_products(args, up != nullptr, launch);
     return;
@@ -549,6 +581,13 @@ void launch_prefill_product(const Product& p, const PackedWeight* up, const Laun
   args.y = up_sums;
   launch_products(args, false, launch);
   launch_silu_mul(gate_sums, up_sums, p.m, p.w.n, p.y, p.y_stride, launch);
+}
+
+void launch_prefill_pair(const Product& first, const Product& second, const Launch& launch) {
+  PrefillArgs args = round_and_make_args(first, second.w, launch);
+  args.second_y = second.y;
+  args.second_y_stride = second.y_stride;
+  launch_products(args, false, launch);
 }
 
 }  // namespace nibble::kernels::cuda

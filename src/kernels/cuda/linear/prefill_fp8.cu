@@ -301,7 +301,7 @@ __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOf
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int thread = static_cast<int>(threadIdx.x) % kThreadsOfRound;
-  const bool aligned = has_aligned_results(args);
+  const Results results = results_of(args, false);
   auto* const out = reinterpret_cast<float*>(memory + C::kRingBytes);
   constexpr int kGroupFloats = C::kOutTokens * C::kOutStride;
   float* const own = out + group * kGroupFloats + lane % 4 * 2 * C::kOutStride +
@@ -329,8 +329,8 @@ __device__ __forceinline__ void store_tile(const PrefillArgs& args, const TileOf
         values = {silu_mul(values.x, up.x), silu_mul(values.y, up.y), silu_mul(values.z, up.z),
                   silu_mul(values.w, up.w)};
       }
-      store_quad(args, aligned, tile.token_tile * C::kTokens + round * C::kOutTokens + token,
-                 row0 + i % kQuads * 4, values);
+      store_quad(results, tile.token_tile * C::kTokens + round * C::kOutTokens + token, row0 + i % kQuads * 4,
+                 values);
     }
   }
 }
@@ -343,7 +343,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
   auto* partial = reinterpret_cast<float*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const bool aligned = has_aligned_results(args);
+  const Results results = results_of(args, false);
   barrier_sync<1, kConsumers>();  // nobody reads the ring any more
 #pragma unroll
   for (int i = 0; i < C::kParts; ++i) {
@@ -374,7 +374,7 @@ __device__ __forceinline__ void store_tile_of_cluster(const PrefillArgs& args, c
       totals[0] = {silu_mul(totals[0].x, totals[1].x), silu_mul(totals[0].y, totals[1].y),
                    silu_mul(totals[0].z, totals[1].z), silu_mul(totals[0].w, totals[1].w)};
     }
-    store_quad(args, aligned, tile.token_tile * C::kTokens + token, tile.row_tile * C::kOutputRows + row,
+    store_quad(results, tile.token_tile * C::kTokens + token, tile.row_tile * C::kOutputRows + row,
                totals[0]);
   }
   cluster_sync();
@@ -509,8 +509,11 @@ void launch_gated(const Product& p, const PackedWeight* up, const Launch& launch
                          .input_scales = scales,
                          .y = p.y,
                          .y_stride = p.y_stride,
+                         .second_y = nullptr,
+                         .second_y_stride = 0,
                          .m = p.m,
                          .m_pad = m_pad,
+                         .first_row_tiles = 0,
                          .row_tiles = 0,
                          .token_tiles = 0,
                          .cluster = cut.cluster,

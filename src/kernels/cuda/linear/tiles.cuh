@@ -15,14 +15,17 @@ constexpr int kInputRowBytes = 128;  // of a token in a panel
 constexpr int kMaxRingBytes = 208 * 1024;
 
 struct PrefillArgs {
-  PackedWeight w[2];          // gate and up of a gated product
+  PackedWeight w[2];          // gate and up of a gated product, both of a pair
   const std::byte* inputs;    // [panel of k][m_pad][128 bytes], swizzled: 64 bf16 or 128 E4M3
   const float* input_scales;  // of E4M3: [panel of k][m_pad]
   float* y;
   std::int64_t y_stride;
+  float* second_y;  // of a pair
+  std::int64_t second_y_stride;
   int m;
   int m_pad;
-  int row_tiles;  // tiles of the grid
+  int first_row_tiles;  // of a pair's first product, whose tiles go before the second one's; else all
+  int row_tiles;        // tiles of the grid
   int token_tiles;
   int cluster;  // blocks that split k
   bool accumulate;
@@ -106,38 +109,56 @@ __device__ __forceinline__ void clear(float (&values)[kCount]) {
 
 __device__ __forceinline__ float silu_mul(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
 
-__device__ __forceinline__ void store(const PrefillArgs& args, int token, int row, float value) {
-  if (token >= args.m || row >= args.w[0].n) return;
-  const std::int64_t at = token * args.y_stride + row;
-  if (args.bf16_results) {
-    reinterpret_cast<__nv_bfloat16*>(args.y)[at] = __float2bfloat16_rn(value);
-    return;
-  }
-  float* y = args.y + at;
-  *y = args.accumulate ? *y + value : value;
+// Where a product's results go.
+struct Results {
+  float* y;
+  std::int64_t y_stride;
+  int m;
+  int n;
+  bool accumulate;
+  bool bf16;
+  bool aligned;  // four rows' results of a token can be written at once
+};
+// Of the first product, or of a pair's second.
+__device__ __forceinline__ Results results_of(const PrefillArgs& args, bool second) {
+  Results r{.y = second ? args.second_y : args.y,
+            .y_stride = second ? args.second_y_stride : args.y_stride,
+            .m = args.m,
+            .n = second ? args.w[1].n : args.w[0].n,
+            .accumulate = args.accumulate,
+            .bf16 = args.bf16_results,
+            .aligned = false};
+  const std::uintptr_t bytes = r.bf16 ? 8 : 16;
+  r.aligned = !r.accumulate && r.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(r.y) % bytes == 0;
+  return r;
 }
 
-// Whether four rows' results of a token can be written at once.
-__device__ __forceinline__ bool has_aligned_results(const PrefillArgs& args) {
-  const std::uintptr_t bytes = args.bf16_results ? 8 : 16;
-  return !args.accumulate && args.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(args.y) % bytes == 0;
-}
-// Rows [row, row + 4); row is a multiple of 4.
-__device__ __forceinline__ void store_quad(const PrefillArgs& args, bool aligned, int token, int row,
-                                           const float4& values) {
-  if (!aligned || row + 4 > args.w[0].n) {
-    store(args, token, row, values.x);
-    store(args, token, row + 1, values.y);
-    store(args, token, row + 2, values.z);
-    store(args, token, row + 3, values.w);
+__device__ __forceinline__ void store(const Results& to, int token, int row, float value) {
+  if (token >= to.m || row >= to.n) return;
+  const std::int64_t at = token * to.y_stride + row;
+  if (to.bf16) {
+    reinterpret_cast<__nv_bfloat16*>(to.y)[at] = __float2bfloat16_rn(value);
     return;
   }
-  if (token >= args.m) return;
-  const std::int64_t at = (token * args.y_stride + row) / 4;
-  if (args.bf16_results) {
-    reinterpret_cast<uint2*>(args.y)[at] = {round_pair(values.x, values.y), round_pair(values.z, values.w)};
+  float* y = to.y + at;
+  *y = to.accumulate ? *y + value : value;
+}
+
+// Rows [row, row + 4); row is a multiple of 4.
+__device__ __forceinline__ void store_quad(const Results& to, int token, int row, const float4& values) {
+  if (!to.aligned || row + 4 > to.n) {
+    store(to, token, row, values.x);
+    store(to, token, row + 1, values.y);
+    store(to, token, row + 2, values.z);
+    store(to, token, row + 3, values.w);
+    return;
+  }
+  if (token >= to.m) return;
+  const std::int64_t at = (token * to.y_stride + row) / 4;
+  if (to.bf16) {
+    reinterpret_cast<uint2*>(to.y)[at] = {round_pair(values.x, values.y), round_pair(values.z, values.w)};
   } else {
-    reinterpret_cast<float4*>(args.y)[at] = values;
+    reinterpret_cast<float4*>(to.y)[at] = values;
   }
 }
 
