@@ -6,6 +6,7 @@
 // product turns the fragments over with movmatrix; its scales belong to the summed side and are multiplied
 // into the activations before these are rounded.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
@@ -205,9 +206,9 @@ __global__ void __launch_bounds__(kWarps * 32) transposed_product_kernel(const _
   }
   constexpr int kOffsets[4] = {0, 1, 8, 9};
   float sums[4][kTokenTiles][4] = {};  // [16 columns each]
-  // With few tokens there are registers for several row tiles in flight. Rows past the last tile multiply
-  // zeros.
-  constexpr int kLoads = kTokenTiles == 1 ? kAhead<kFormat> : 1;
+  // Row tiles in flight, with their inputs: as many as there are registers for. Rows past the last tile
+  // multiply zeros.
+  constexpr int kLoads = kTokenTiles <= 2 || kAhead<kFormat> == 1 ? kAhead<kFormat> : 2;
   LaneBlock<kFormat> next[kLoads];
   const auto load_next = [&](int tile) {
 #pragma unroll
@@ -297,6 +298,14 @@ dim3 grid_of(const Product& p, int units, int tokens) {
           static_cast<unsigned>(p.w.num_groups)};
 }
 
+// fn(integral constant) with the tiles of 8 tokens that a block takes.
+template <class Fn>
+void dispatch_token_tiles(int m, const Fn& fn) {
+  if (m <= 8) return fn(std::integral_constant<int, 1>{});
+  if (m <= 16) return fn(std::integral_constant<int, 2>{});
+  fn(std::integral_constant<int, 4>{});
+}
+
 }  // namespace
 
 void launch_head_product(const Product& p, const Launch& launch) {
@@ -305,13 +314,11 @@ void launch_head_product(const Product& p, const Launch& launch) {
       reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0 && p.x_head_stride % 4 == 0;
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
-    if (p.m <= 8) {
-      launch_overlapped(head_product_kernel<kFormat, 1>, grid_of(p, p.w.num_tiles, 8), kWarps * 32, 0,
-                        launch.stream, p, quads_aligned);
-    } else {
-      launch_overlapped(head_product_kernel<kFormat, 4>, grid_of(p, p.w.num_tiles, 32), kWarps * 32, 0,
-                        launch.stream, p, quads_aligned);
-    }
+    dispatch_token_tiles(p.m, [&](auto tiles) {
+      constexpr int kTokenTiles = decltype(tiles)::value;
+      launch_overlapped(head_product_kernel<kFormat, kTokenTiles>, grid_of(p, p.w.num_tiles, 8 * kTokenTiles),
+                        kWarps * 32, 0, launch.stream, p, quads_aligned);
+    });
   });
 }
 
@@ -319,13 +326,11 @@ void launch_transposed_product(const Product& p, const Launch& launch) {
   if (p.m == 0 || p.w.k == 0) return;
   dispatch_format(p.w.format, [&](auto format) {
     constexpr Format kFormat = decltype(format)::value;
-    if (p.m <= 8) {
-      launch_overlapped(transposed_product_kernel<kFormat, 1>, grid_of(p, p.w.num_blocks, 8), kWarps * 32, 0,
-                        launch.stream, p);
-    } else {
-      launch_overlapped(transposed_product_kernel<kFormat, 4>, grid_of(p, p.w.num_blocks, 32), kWarps * 32, 0,
-                        launch.stream, p);
-    }
+    dispatch_token_tiles(p.m, [&](auto tiles) {
+      constexpr int kTokenTiles = decltype(tiles)::value;
+      launch_overlapped(transposed_product_kernel<kFormat, kTokenTiles>,
+                        grid_of(p, p.w.num_blocks, 8 * kTokenTiles), kWarps * 32, 0, launch.stream, p);
+    });
   });
 }
 
