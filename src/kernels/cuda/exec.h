@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -40,10 +39,7 @@ class CudaExec final : public Exec {
   // while one is made: so the first run of a shape is not recorded.
   std::byte* scratch(std::size_t bytes);
 
-  // For a grid_barrier (hopper/grid_barrier.cuh) of the running op; zero before the first one. Null while
-  // this is not the process's only CudaExec: kernels of two that wait for all of their blocks could each hold
-  // what the other one needs. (One that was recorded before the others came is then still the only such
-  // kernel.)
+  // For a grid_barrier (hopper/grid_barrier.cuh) of the running op; zero before the first one.
   [[nodiscard]] std::uint32_t* grid_barrier() const noexcept;
 
   void rehearse(const std::function<void()>& launch) override;
@@ -63,16 +59,6 @@ class CudaExec final : public Exec {
   void record(Recording& recording, const std::function<void()>& launch);
   void destroy_handles() noexcept;
 
-  // Counts the CudaExecs of the process.
-  struct Alive {
-    static inline std::atomic<int> count{0};
-    Alive() noexcept { ++count; }
-    ~Alive() { --count; }
-    Alive(const Alive&) = delete;
-    Alive& operator=(const Alive&) = delete;
-  };
-
-  Alive alive_;  // first: counts until the lanes' memory is freed, which waits for their kernels
   std::array<Lane, 2> lanes_;
   std::size_t lane_ = 0;
   cudaEvent_t fork_ = nullptr;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/cache_codes.cuh"
 #include "kernels/cuda/elementwise/reduce.cuh"
+#include "kernels/cuda/shared_memory.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -172,18 +173,6 @@ __global__ void __launch_bounds__(kThreads) mha_general_kernel(MhaLaunch launch)
   attend(entries, query, launch.length - launch.num_rows + row + 1, launch.scale, launch.d_v, o, buffer);
 }
 
-// Blocks get more than 48 KiB only where asked for.
-template <class Kernel>
-std::size_t allow_shared(Kernel kernel, std::size_t floats) {
-  constexpr std::size_t kDefaultLimit = 40 * 1024;  // less the static arrays
-  const std::size_t bytes = floats * sizeof(float);
-  if (bytes > kDefaultLimit) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-          "shared memory of attention");
-  }
-  return bytes;
-}
-
 }  // namespace
 
 void launch_mla_general(cudaStream_t stream, const MlaLaunch& launch) {
@@ -191,8 +180,8 @@ void launch_mla_general(cudaStream_t stream, const MlaLaunch& launch) {
   const dim3 grid(static_cast<unsigned>(launch.num_rows), static_cast<unsigned>(launch.num_heads));
   with_codes(launch.cache.codes, [&](auto codes) {
     const auto kernel = mla_general_kernel<codes.value>;
-    const std::size_t bytes =
-        allow_shared(kernel, static_cast<std::size_t>(2 * launch.d_latent + launch.d_rope));
+    allow_all_shared_memory(kernel);
+    const std::size_t bytes = static_cast<std::size_t>(2 * launch.d_latent + launch.d_rope) * sizeof(float);
     kernel<<<grid, kThreads, bytes, stream>>>(launch);
   });
   check_launch("mla_absorbed");
@@ -202,8 +191,9 @@ void launch_mha_general(cudaStream_t stream, const MhaLaunch& launch) {
   if (launch.num_rows == 0 || launch.num_heads == 0) return;
   const dim3 grid(static_cast<unsigned>(launch.num_rows), static_cast<unsigned>(launch.num_heads));
   const auto kernel = launch.is_bf16 ? mha_general_kernel<__nv_bfloat16> : mha_general_kernel<float>;
+  allow_all_shared_memory(kernel);
   const std::size_t bytes =
-      allow_shared(kernel, static_cast<std::size_t>(launch.d_nope + launch.d_rope + launch.d_v));
+      static_cast<std::size_t>(launch.d_nope + launch.d_rope + launch.d_v) * sizeof(float);
   kernel<<<grid, kThreads, bytes, stream>>>(launch);
   check_launch("mha");
 }

@@ -24,9 +24,8 @@ constexpr int kTileBytes = kPanels * kPanelBytes;
 // probabilities stay below 2^8, and their sum carries the same factor.
 constexpr float kSlack = 8.0F;
 
-// Named barriers; 0 is __syncthreads.
-// Named barriers; the second group has the number after the first one's.
-enum Barrier : int { kBlockBarrier = 1, kGroupBarrier = 2, kVoteBarrier = 4 };
+// Named barriers; 0 is __syncthreads. The second group has the number after the first one's.
+enum Barrier : int { kBlockBarrier = 1, kGroupBarrier = 2 };
 
 // Each half of a buffer (the panels of one warpgroup's values) is freed on its own; the rope panel, later the
 // probabilities, with the half of the warpgroup that reads those probabilities. A buffer is filled in chunks
@@ -41,6 +40,7 @@ struct Shared {
   std::uint64_t full[2][kChunks];  // [buffer]
   std::uint64_t empty[2][2];       // [buffer][half]
   std::uint64_t ready[2];          // [group]: its probabilities
+  bool own_first[2];               // [group]: Consumer::own_tile_comes_first
   volatile int num_tiles_asked;    // by the producer, over all pieces
   ScheduleMemory schedule;
 };

@@ -5,7 +5,6 @@
 #include "kernels/cuda/attention/mla_cluster.h"
 
 #include <algorithm>
-#include <array>
 #include <climits>
 
 #include "kernels/cuda/attention/mla_cluster_block.cuh"
@@ -75,30 +74,18 @@ struct Kernel {
           "shared memory of mla_absorbed");
   }
 
-  // Clusters that run at once; a cluster's blocks share a GPC, and a GPC's number of SMs varies.
+  // Clusters of `splits` blocks that run at once.
   static int capacity(int splits) {
-    static std::array<int, kMlaMaxSplits + 1> known{};
-    int& capacity = known[static_cast<std::size_t>(splits)];
-    if (capacity > 0) return capacity;
+    static FittingClusters clusters;
     allow_shared();
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(splits), 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(splits));
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = kBytes;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    check(cudaOccupancyMaxActiveClusters(&capacity, kFunction, &config), "occupancy of mla_absorbed");
-    return capacity;
+    return clusters.of(splits, kFunction, kThreads, kBytes);
   }
 
   static void launch(cudaStream_t stream, const MlaCluster& launch, const CUtensorMap& map) {
     allow_shared();
     const std::int64_t blocks = launch.base.num_rows * launch.num_groups * launch.splits;
-    launch_overlapped_clusters(kFunction, dim3(static_cast<unsigned>(blocks)), launch.splits, kThreads,
-                               kBytes, stream, launch, map);
+    launch_overlapped(kFunction, dim3(static_cast<unsigned>(blocks)), Together{.cluster = launch.splits},
+                      kThreads, kBytes, stream, launch, map);
   }
 };
 
@@ -160,7 +147,7 @@ std::optional<int> choose_mla_splits(const MlaLaunch& launch) {
     }
     int splits = 1;
     while (splits < kMlaMaxSplits && splits < longest && units <= K::capacity(2 * splits)) splits *= 2;
-    const std::int64_t at_once = std::max(K::capacity(splits), 1);
+    const std::int64_t at_once = std::int64_t{K::capacity(splits)};
     const std::int64_t waves = (units + at_once - 1) / at_once;
     const bool fp8 = launch.cache.codes != CacheCodes::bf16;
     for (const Regime& r : kRegimes) {

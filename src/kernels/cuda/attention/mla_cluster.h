@@ -7,10 +7,11 @@
 #include <optional>
 
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/clusters.h"
 
 namespace nibble::kernels::cuda {
 
-constexpr int kMlaMaxSplits = 8;  // a cluster of more blocks is not portable
+constexpr int kMlaMaxSplits = kMaxCluster;
 
 // Every query row is cut into groups of 16 heads, and the entries it sees are shared out among `splits`
 // blocks, which form a cluster and add up their results.

@@ -127,13 +127,18 @@ class Consumer {
   // are then worked on while the other group finds those; else that group's buffer is freed without waiting
   // for this one's. One answer for the whole group.
   __device__ __forceinline__ bool own_tile_comes_first() const {
-    for (;;) {
-      const bool probabilities = mbarrier_is_complete(shared_address(&shared_.ready[kOther]), ready_phase_);
-      if (barrier_all<kVoteBarrier + kGroup, kGroupThreads>(probabilities)) return false;
-      const bool tile =
-          mbarrier_is_complete(shared_address(&shared_.full[kGroup][kGroup * kHalfChunks]), phase_[kGroup]);
-      if (barrier_all<kVoteBarrier + kGroup, kGroupThreads>(tile)) return true;
+    if (threadIdx.x % kGroupThreads == 0) {
+      const std::uint32_t probabilities = shared_address(&shared_.ready[kOther]);
+      const std::uint32_t tile = shared_address(&shared_.full[kGroup][kGroup * kHalfChunks]);
+      bool own_first = false;
+      while (!mbarrier_is_complete(probabilities, ready_phase_) && !own_first) {
+        own_first = mbarrier_is_complete(tile, phase_[kGroup]);
+      }
+      shared_.own_first[kGroup] = own_first;
     }
+    // The next answer is written after the barrier in finish_tile, when all have read this one.
+    barrier_sync<kGroupBarrier + kGroup, kGroupThreads>();
+    return shared_.own_first[kGroup];
   }
 
   // The other group's probabilities times this group's half of its tile.

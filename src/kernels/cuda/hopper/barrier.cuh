@@ -51,33 +51,19 @@ __device__ __forceinline__ bool mbarrier_is_complete(std::uint32_t barrier, std:
 // Barrier kId of kThreads threads of the block; 0 is __syncthreads'.
 template <int kId, int kThreads>
 __device__ __forceinline__ void barrier_sync() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
-}
-// barrier_sync that tells every thread whether the condition holds for all of them.
-template <int kId, int kThreads>
-__device__ __forceinline__ bool barrier_all(bool condition) {
-  std::uint32_t all;
-  asm volatile(
-      "{\n.reg .pred mine, all;\n"
-      "setp.ne.u32 mine, %1, 0;\n"
-      "barrier.cta.red.and.aligned.pred all, %2, %3, mine;\n"
-      "selp.u32 %0, 1, 0, all;\n}"
-      : "=r"(all)
-      : "r"(static_cast<std::uint32_t>(condition)), "n"(kId), "n"(kThreads)
-      : "memory");
-  return all != 0;
+  asm volatile("barrier.cta.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
 }
 template <int kId, int kThreads>
 __device__ __forceinline__ void barrier_arrive() {
-  asm volatile("bar.arrive %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+  asm volatile("barrier.cta.arrive %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
 }
 
 // The same of a barrier known at run time.
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ __forceinline__ void barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+  asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Orders this thread's ordinary accesses to shared memory before those of wgmma and the copy engine, once a

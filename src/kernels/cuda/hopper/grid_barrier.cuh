@@ -1,5 +1,4 @@
-// A barrier of all blocks of a grid, which must all be resident: no more of them than the GPU holds at once,
-// and nothing on it that waits for this kernel before it leaves room.
+// A barrier of all blocks of a grid, which must all be resident: launched as Together::resident (overlap.h).
 #pragma once
 
 #include <cstdint>

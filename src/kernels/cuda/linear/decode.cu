@@ -483,8 +483,8 @@ template <Format kFormat, int kMatrices>
 void launch_kernel(const DecodeArgs& args, const Cut& cut, const Launch& launch) {
   auto* kernel = decode_kernel<kFormat, kMatrices>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(cut.runs * cut.slices)), cut.slices, kThreads,
-                             kSharedBytes, launch.stream, args);
+  launch_overlapped(kernel, dim3(static_cast<unsigned>(cut.runs * cut.slices)),
+                    Together{.cluster = cut.slices}, kThreads, kSharedBytes, launch.stream, args);
 }
 
 DecodeArgs make_args(const Product& p, const PackedWeight& other, int num_tiles, const Cut& cut) {

@@ -7,6 +7,7 @@
 // sums are added in a fixed order.
 #include <algorithm>
 
+#include "kernels/cuda/clusters.h"
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/hopper/cluster.cuh"
@@ -20,7 +21,6 @@ namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kMaxCluster = 8;
 
 // Tokens and row tiles of a warp. kPairs: inputs are read two at a time and without bounds checks, which rows
 // at even addresses and k in whole blocks allow.
@@ -216,8 +216,8 @@ void launch_config(const Product& p, const Launch& launch) {
   const int row_groups = ceil_div(p.w.num_tiles, split.warps_n * Config::kTiles);
   const dim3 grid(static_cast<unsigned>(row_groups * split.cluster), static_cast<unsigned>(token_tiles),
                   static_cast<unsigned>(p.w.num_groups));
-  launch_overlapped_clusters(exact_product_kernel<kFormat, Config>, grid, split.cluster, kWarps * 32, 0,
-                             launch.stream, p, split);
+  launch_overlapped(exact_product_kernel<kFormat, Config>, grid, Together{.cluster = split.cluster},
+                    kWarps * 32, 0, launch.stream, p, split);
 }
 
 // One block per token; four lanes read the row's part of a block.

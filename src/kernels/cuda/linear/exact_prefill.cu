@@ -280,16 +280,15 @@ void launch_config(ExactArgs args, const Launch& launch) {
   auto* kernel = exact_prefill_kernel<C>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   const auto fitting = [&](int size) {
-    static int known[kMaxCluster + 1] = {};
-    if (known[size] == 0) known[size] = max_clusters(kernel, size, C::kThreads, C::kSharedBytes);
-    return known[size];
+    static FittingClusters clusters;
+    return clusters.of(size, kernel, C::kThreads, C::kSharedBytes);
   };
   args.row_tiles = ceil_div(args.w.n, C::kRows);
   const int tiles = args.row_tiles * ceil_div(args.m, kTokens);
   args.cluster =
       choose_cluster(tiles, args.w.num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost, fitting);
-  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(tiles * args.cluster)), args.cluster,
-                             C::kThreads, C::kSharedBytes, launch.stream, args);
+  launch_overlapped(kernel, dim3(static_cast<unsigned>(tiles * args.cluster)),
+                    Together{.cluster = args.cluster}, C::kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 // Many warpgroups share what is cut up; few make more blocks.

@@ -490,9 +490,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   auto* kernel = prefill_kernel<kFormat, C>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   const auto fitting = [&](int size) {
-    static int known[kMaxCluster + 1] = {};
-    if (known[size] == 0) known[size] = max_clusters(kernel, size, C::kThreads, C::kSharedBytes);
-    return known[size];
+    static FittingClusters clusters;
+    return clusters.of(size, kernel, C::kThreads, C::kSharedBytes);
   };
   const auto tiles_of = [](const PackedWeight& w) {
     return ceil_div(w.num_tiles * kTileRows, C::kOutputRows);
@@ -506,8 +505,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.cluster =
       choose_cluster(tiles, args.w[0].num_blocks, launch.num_sms, kMinBlocksOfRank, kClusterCost, fitting);
   const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
-  launch_overlapped_clusters(kernel, dim3(static_cast<unsigned>(groups * args.cluster)), args.cluster,
-                             C::kThreads, C::kSharedBytes, launch.stream, args);
+  launch_overlapped(kernel, dim3(static_cast<unsigned>(groups * args.cluster)),
+                    Together{.cluster = args.cluster}, C::kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 template <Format kFormat, int kTokens>

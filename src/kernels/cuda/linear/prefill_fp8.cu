@@ -431,12 +431,9 @@ struct Cut {
 
 template <class C>
 int fitting_clusters(int size) {
-  static int known[kMaxCluster + 1] = {};
-  if (known[size] == 0) {
-    cudaFuncSetAttribute(fp8_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
-    known[size] = max_clusters(fp8_kernel<C>, size, kThreads, C::kSharedBytes);
-  }
-  return known[size];
+  static FittingClusters clusters;
+  cudaFuncSetAttribute(fp8_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
+  return clusters.of(size, fp8_kernel<C>, kThreads, C::kSharedBytes);
 }
 
 // ns of a stage, as measured on an H100.
@@ -487,8 +484,8 @@ void launch_kernel(PrefillArgs args, const Launch& launch) {
   args.token_tiles = args.m_pad / C::kTokens;
   const int tiles = args.row_tiles * args.token_tiles;
   const int groups = args.cluster > 1 ? tiles : std::min(tiles, launch.num_sms);
-  launch_overlapped_clusters(fp8_kernel<C>, dim3(static_cast<unsigned>(groups * args.cluster)), args.cluster,
-                             kThreads, C::kSharedBytes, launch.stream, args);
+  launch_overlapped(fp8_kernel<C>, dim3(static_cast<unsigned>(groups * args.cluster)),
+                    Together{.cluster = args.cluster}, kThreads, C::kSharedBytes, launch.stream, args);
 }
 
 // Tiles have 256 tokens at most.

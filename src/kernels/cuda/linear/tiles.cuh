@@ -4,13 +4,13 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/clusters.h"
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/linear/product.h"
 
 namespace nibble::kernels::cuda {
 
-constexpr int kMaxCluster = 8;
 constexpr int kInputRowBytes = 128;  // of a token in a panel
 constexpr int kMaxRingBytes = 208 * 1024;
 
@@ -184,23 +184,6 @@ int choose_cluster(int tiles, int steps, int num_sms, int min_steps, int cluster
     best = size;
   }
   return best;
-}
-
-// Clusters of `size` blocks of a kernel that fit the device at once.
-template <class Kernel>
-int max_clusters(Kernel* kernel, int size, int threads, int shared_bytes) {
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(size));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  int clusters = 0;
-  const bool answered = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
-  return answered && clusters > 0 ? clusters : 1;
 }
 
 }  // namespace nibble::kernels::cuda

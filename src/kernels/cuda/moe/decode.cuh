@@ -16,6 +16,7 @@
 #include "kernels/cuda/hopper/grid_barrier.cuh"
 #include "kernels/cuda/moe/decode_finish.cuh"
 #include "kernels/cuda/overlap.h"
+#include "kernels/cuda/shared_memory.h"
 
 namespace nibble::kernels::cuda::moe {
 
@@ -147,8 +148,9 @@ void launch_decode_products(const MoeParams& p, const DecodeOptions& options, un
   const bool x_pairs =
       reinterpret_cast<std::uintptr_t>(p.x) % 8 == 0 && p.x_stride % 2 == 0 && p.gate.k % 2 == 0;
   auto* kernel = decode_kernel<F>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem.bytes);
-  launch_overlapped(kernel, dim3(static_cast<unsigned>(options.num_sms)), kDecodeThreads<F>, smem.bytes,
+  allow_all_shared_memory(kernel);
+  launch_overlapped(kernel, dim3(static_cast<unsigned>(options.num_sms)),
+                    Together{.resident = products == (kFirst | kSecond)}, kDecodeThreads<F>, smem.bytes,
                     stream, p, smem, products, x_pairs);
 }
 

@@ -133,10 +133,8 @@ Plan make_plan(MoeParams p, MoeKernel kernel, std::byte* scratch) {
   return plan;
 }
 
-// Whether the decode products are one launch: nothing comes between them, and blocks may wait for each other.
-bool is_one_launch(const MoeParams& p) {
-  return p.gate.format == p.down.format && p.hidden == Hidden::plain && p.barrier != nullptr;
-}
+// Whether the decode products are one launch: nothing comes between them.
+bool is_one_launch(const MoeParams& p) { return p.gate.format == p.down.format && p.hidden == Hidden::plain; }
 
 // Tokens per tile: room for more than an expert ever has costs ring stages, and both products need shared
 // memory for them.

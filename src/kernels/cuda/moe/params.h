@@ -61,7 +61,7 @@ struct MoeParams {
   std::uint16_t* h;        // bf16 hidden values by sorted position, in B fragment order, [.][h_row]
   std::int64_t h_row;      // down.k rounded up to 64
   float* h_f32;            // hidden values in plain order before they are quantised, or null
-  std::uint32_t* barrier;  // for grid_barrier.cuh, or null: not to be used
+  std::uint32_t* barrier;  // for grid_barrier.cuh
   float* partial;          // [m * slots_of_token, down.n]: each slot's weighted output
   // Instead of partial after the prefill products: bf16, rows of down.n rounded up to whole row tiles.
   std::uint16_t* partial_bf16;

@@ -1,6 +1,7 @@
 // Stable counting sort of (token, slot) pairs by expert over many blocks: count per chunk, scan over
 // chunks and experts, scatter. Ranks inside a chunk come from comparing, so no order depends on timing.
 #include "kernels/cuda/moe/route.h"
+#include "kernels/cuda/shared_memory.h"
 
 namespace nibble::kernels::cuda::moe {
 namespace {
@@ -129,7 +130,7 @@ void launch_route(const std::int32_t* ids, const float* weights, std::int32_t nu
                   cudaStream_t stream) {
   const int chunks = (num_slots + kChunk - 1) / kChunk;
   const int bytes = num_experts * static_cast<int>(sizeof(std::int32_t));
-  cudaFuncSetAttribute(count_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  allow_all_shared_memory(count_kernel);
   count_kernel<<<chunks, kChunk, bytes, stream>>>(ids, num_slots, num_experts, work);
   scan_kernel<<<1, kScanThreads, 0, stream>>>(chunks, num_experts, tile_tokens, route, work);
   scatter_kernel<<<chunks, kChunk, 0, stream>>>(ids, weights, num_slots, num_experts, work, route);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/moe/topk_gate.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/overlap.h"
+#include "kernels/cuda/shared_memory.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -334,7 +335,7 @@ void launch_in_shared_memory(const TopkGateParams& params, cudaStream_t stream) 
   const int warp_bytes = 2 * params.num_experts * static_cast<int>(sizeof(float));
   const int warps = params.num_experts <= 1024 ? kMaxWarps : 1;
   const int bytes = warps * warp_bytes;
-  cudaFuncSetAttribute(topk_gate_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  allow_all_shared_memory(topk_gate_kernel);
   const auto blocks = static_cast<unsigned>((params.m + warps - 1) / warps);
   launch_overlapped(topk_gate_kernel, dim3(blocks), warps * kWarp, bytes, stream, params);
 }

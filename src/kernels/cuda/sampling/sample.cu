@@ -7,6 +7,7 @@
 #include "kernels/cuda/overlap.h"
 #include "kernels/cuda/sampling/cluster_sums.cuh"
 #include "kernels/cuda/sampling/sample.h"
+#include "kernels/cuda/shared_memory.h"
 #include "kernels/sampling.h"
 
 namespace nibble::kernels::cuda {
@@ -395,7 +396,7 @@ void launch_sample(const SampleParams& params, cudaStream_t stream) {
   const bool in_shared = slice_size <= kMaxShared;
   auto* const kernel = in_shared ? sample_kernel<true> : sample_kernel<false>;
   const int bytes = in_shared ? slice_size * static_cast<int>(sizeof(float)) : 0;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  allow_all_shared_memory(kernel);
   launch_overlapped(kernel, dim3(static_cast<unsigned>(params.m * kBlocks)), kThreads, bytes, stream, params);
 }
 
