@@ -48,7 +48,8 @@ __device__ __forceinline__ bool mbarrier_is_complete(std::uint32_t barrier, std:
   return done != 0;
 }
 
-// Barrier kId of kThreads threads of the block; 0 is __syncthreads'.
+// Barrier kId of kThreads threads of the block; 0 is __syncthreads'. Unlike that one it may be reached in
+// several places of the code at once.
 template <int kId, int kThreads>
 __device__ __forceinline__ void barrier_sync() {
   asm volatile("barrier.cta.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");

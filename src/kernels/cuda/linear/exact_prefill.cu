@@ -259,13 +259,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksOfSm)
     lower_registers<C::kCutterRegisters>();
     wait_for_earlier_kernels();
     cut_inputs<C>(args, ring, token0, blocks);
-    __syncthreads();
+    barrier_sync<0, C::kThreads>();
   } else {
     raise_registers<C::kRegisters>();
     float sums[kTokens / 2];
     multiply<C>(args, ring, row_tile, blocks, sums);
     wait_for_earlier_kernels();
-    __syncthreads();
+    barrier_sync<0, C::kThreads>();
     store_sums<C>(sums_of_block, sums);
   }
   cluster_sync();
