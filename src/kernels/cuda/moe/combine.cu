@@ -3,6 +3,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
 #include "kernels/cuda/moe/stage_tokens.cuh"
@@ -14,12 +16,15 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kAll = 0xFFFFFFFFU;
 
-// The slots of a token by ascending expert, -1 left out. By the whole block; returns how many.
-__device__ __forceinline__ int order_slots(const MoeParams& p, int token, std::int32_t* order) {
+// The outputs of a token to be added, in order: those of the shared experts, then the slots by ascending
+// expert, -1 left out. By the whole block; returns how many.
+__device__ __forceinline__ int order_outputs(const MoeParams& p, int token, std::int32_t* order) {
   __shared__ int num_valid;
   const std::int32_t* ids = p.ids + std::int64_t{token} * p.topk;
+  const int shared = p.shared.count;
   if (threadIdx.x == 0) num_valid = 0;
   __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < shared; i += kThreads) order[i] = i;
   for (int i = static_cast<int>(threadIdx.x); i < p.topk; i += kThreads) {
     const std::int32_t id = ids[i];
     if (id < 0) continue;
@@ -27,37 +32,61 @@ __device__ __forceinline__ int order_slots(const MoeParams& p, int token, std::i
     for (int j = 0; j < p.topk; ++j) {
       rank += static_cast<int>(ids[j] >= 0 && (ids[j] < id || (ids[j] == id && j < i)));
     }
-    order[rank] = i;
+    order[shared + rank] = shared + i;
     atomicAdd(&num_valid, 1);
   }
   __syncthreads();
-  return num_valid;
+  return shared + num_valid;
 }
 
-// One thread per output column of one token. Shared experts have outputs in p.partial only.
+__device__ __forceinline__ float load_output(const float* from) { return __ldcs(from); }
+__device__ __forceinline__ float load_output(const std::uint16_t* from) { return low_float(__ldcs(from)); }
+
+// One thread per output column of one token. Shared experts have outputs in p.partial only. Of a few tokens,
+// most of the time would go to fetching the instructions, which weights that stream by drive out of the
+// caches: so the work is done once for nothing while the kernel in front still runs, on the weights of the
+// route, and y is brought back to L2.
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ MoeParams p) {
+  constexpr int kFewTokens = 8;
+  using Output = std::conditional_t<kBf16, std::uint16_t, float>;
   let_next_kernel_start();
   extern __shared__ std::int32_t order[];
   const int token = static_cast<int>(blockIdx.x);
-  const int num_valid = order_slots(p, token, order);
-  wait_for_earlier_kernels();
+  const int num_outputs = order_outputs(p, token, order);
   const int column = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
-  if (column >= p.down.n || num_valid + p.shared.count == 0) return;
-  float& y = p.y[token * p.y_stride + column];
-  float sum = y;
-  std::int64_t slot0 = std::int64_t{token} * slots_of_token(p);
-  for (int i = 0; i < p.shared.count; ++i, ++slot0) sum += __ldcs(p.partial + slot0 * p.down.n + column);
+  const bool is_used = column < p.down.n && num_outputs > 0;
+  float* y = p.y + token * p.y_stride + column;
+  const bool is_few = p.m <= kFewTokens;
+  if (is_used && is_few && threadIdx.x % kWarp == 0) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(y));
+  }
+#pragma unroll 1
+  for (int pass = is_few ? 0 : 1; pass < 2; ++pass) {
+    const bool real = pass == 1;
+    if (real) wait_for_earlier_kernels();
+    if (!is_used) continue;
+    const auto* outputs = reinterpret_cast<const Output*>(p.weights);
+    std::int64_t step = 0;
+    if (real) {
+      if constexpr (kBf16) {
+        step = partial_row(p);
+        outputs = p.partial_bf16;
+      } else {
+        step = p.down.n;
+        outputs = p.partial;
+      }
+      outputs += std::int64_t{token} * slots_of_token(p) * step + column;
+    }
+    float sum = real ? *y : 0.0F;
 #pragma unroll 8
-  for (int i = 0; i < num_valid; ++i) {
-    const std::int64_t slot = slot0 + order[i];
-    if constexpr (kBf16) {
-      sum += low_float(__ldcs(p.partial_bf16 + slot * partial_row(p) + column));
+    for (int i = 0; i < num_outputs; ++i) sum += load_output(outputs + order[i] * step);
+    if (real) {
+      *y = sum;
     } else {
-      sum += __ldcs(p.partial + slot * p.down.n + column);
+      asm volatile("" ::"f"(sum));
     }
   }
-  y = sum;
 }
 
 // One block per token, eight neighbouring columns a thread; the bf16 outputs of eight experts are asked for
@@ -67,24 +96,24 @@ __global__ void __launch_bounds__(kThreads, 3) combine_many_kernel(const __grid_
   let_next_kernel_start();
   extern __shared__ std::int32_t order[];
   const int token = static_cast<int>(blockIdx.x);
-  const int num_valid = order_slots(p, token, order);
+  const int num_outputs = order_outputs(p, token, order);
   wait_for_earlier_kernels();
-  if (num_valid == 0) return;
+  if (num_outputs == 0) return;
   const std::int64_t row = partial_row(p) / 8;
   const auto* partial = reinterpret_cast<const uint4*>(p.partial_bf16) + std::int64_t{token} * p.topk * row;
   for (int at = static_cast<int>(threadIdx.x); at < p.down.n / 8; at += kThreads) {
     auto* y = reinterpret_cast<float4*>(p.y + token * p.y_stride) + 2 * at;
     float4 low = y[0];
     float4 high = y[1];
-    for (int first = 0; first < num_valid; first += kAtOnce) {
+    for (int first = 0; first < num_outputs; first += kAtOnce) {
       uint4 parts[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        if (first + i < num_valid) parts[i] = __ldcs(partial + order[first + i] * row + at);
+        if (first + i < num_outputs) parts[i] = __ldcs(partial + order[first + i] * row + at);
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        if (first + i >= num_valid) break;
+        if (first + i >= num_outputs) break;
         const uint4& v = parts[i];
         low = {low.x + low_float(v.x), low.y + high_float(v.x), low.z + low_float(v.y),
                low.w + high_float(v.y)};
@@ -175,7 +204,7 @@ void launch_combine(const MoeParams& p, cudaStream_t stream) {
   const int columns = (p.down.n + kThreads - 1) / kThreads;
   // Whole vectors: the compiler reads `order` four at a time.
   constexpr int kVector = 4;
-  const int slots = (p.topk + kVector - 1) / kVector * kVector;
+  const int slots = (slots_of_token(p) + kVector - 1) / kVector * kVector;
   auto* one_column = p.partial_bf16 != nullptr ? combine_kernel<true> : combine_kernel<false>;
   launch_overlapped(many ? combine_many_kernel : one_column,
                     dim3(static_cast<unsigned>(p.m), static_cast<unsigned>(many ? 1 : columns)), kThreads,
