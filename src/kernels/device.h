@@ -62,6 +62,12 @@ class Device {
   [[nodiscard]] virtual Result<std::vector<Weight>> allocate_weights(
       std::span<const WeightShape> shapes) const = 0;
 
+  // Rows that are best given to one call of pack_rows; a multiple of kPackRows.
+  [[nodiscard]] virtual std::int64_t strip_rows(const WeightShape& shape) const {
+    static_cast<void>(shape);
+    return kPackRows;
+  }
+
   // Repacks rows [src_row, src_row + rows) of `src` into rows [row, row + rows) of group `group`.
   // Formats and k must agree. Fastest for whole tiles of kPackRows rows. Safe to call from several threads
   // for different tiles or groups.

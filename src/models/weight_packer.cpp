@@ -12,10 +12,6 @@
 namespace nibble::models {
 namespace {
 
-// Rows that are checked, then packed: the check, which reads them in file order, leaves them in the
-// cache for the packer, which reads 16 rows side by side.
-constexpr std::int64_t kStripRows = 16;
-
 // Rows [begin, end) as float32, whatever they are stored in.
 void dequantize(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end,
                 std::vector<float>& out) {
@@ -84,9 +80,12 @@ bool WeightPacker::pack_stored(const Binding& binding, const RowBlock& block, st
                                std::int64_t end) {
   const quant::MatrixView& matrix = binding.matrix;
   thread_local quant::RowBuffer buffer;
+  // A strip of rows is checked, then packed: the check, which reads them in file order, leaves them in the
+  // cache for the packer, which reads 16 rows side by side.
+  const std::int64_t strip = device_.strip_rows(block.weight->shape);
   for (std::int64_t row = begin; row < end;) {
     const std::int64_t target = block.row + row - block.src_row;
-    const std::int64_t count = std::min(kStripRows - target % kStripRows, end - row);
+    const std::int64_t count = std::min(strip - target % strip, end - row);
     if (matrix.layout == quant::MatrixLayout::rows) {
       if (!quant::check_finite(matrix, row, row + count, "").ok()) return false;
       device_.pack_rows(*block.weight, block.group, target, matrix, row, count);

@@ -111,6 +111,10 @@ class CudaDevice final : public Device {
     return weights;
   }
 
+  [[nodiscard]] std::int64_t strip_rows(const WeightShape& shape) const override {
+    return WeightPacker::strip_rows(shape);
+  }
+
   void pack_rows(Weight& weight, std::int64_t group, std::int64_t row, const quant::MatrixView& src,
                  std::int64_t src_row, std::int64_t rows) override {
     packer_.pack_rows(weight, group, row, src, src_row, rows);

@@ -89,7 +89,7 @@ std::int64_t row_bytes(WeightFormat format, std::int64_t k) {
   return ceil_div(k * format_bits(device_format(format)), 8);
 }
 
-// The byte that fills rows and columns of padding: codes that decode to zero.
+// The byte that fills columns of padding: codes that decode to zero.
 std::byte padding_code(WeightFormat format) {
   return format == WeightFormat::int4 ? std::byte{0x88} : std::byte{0};
 }
@@ -104,27 +104,30 @@ struct RowsOfTile {
 // Sixteen rows of codes in packed column order, padded.
 class TileRows {
  public:
-  TileRows(const WeightShape& shape, std::int64_t num_blocks)
-      : shape_(shape),
-        bytes_(row_bytes(shape.format, num_blocks * kBlockK)),
-        rows_(static_cast<std::size_t>(bytes_ * kTileRows)) {}
+  // `memory` holds kTileRows rows of num_blocks blocks.
+  TileRows(const WeightShape& shape, std::int64_t num_blocks, std::byte* memory)
+      : shape_(shape), bytes_(row_bytes(shape.format, num_blocks * kBlockK)), memory_(memory) {}
 
   void load(const MatrixView& src, const Columns& columns, const RowsOfTile& at) {
-    std::fill(rows_.begin(), rows_.end(), padding_code(shape_.format));
+    const std::byte padding = padding_code(shape_.format);
+    std::fill(memory_, row(at.first), std::byte{0});
+    std::fill(row(at.first + at.rows), row(kTileRows), std::byte{0});
     const std::int64_t src_bytes = row_bytes(shape_.format, shape_.k);
     for (std::int64_t r = 0; r < at.rows; ++r) {
       const std::byte* from = src.codes + (at.src_row + r) * src_bytes;
       std::byte* to = row(at.first + r);
       if (columns.input.empty()) {
         std::memcpy(to, from, static_cast<std::size_t>(src_bytes));
+        std::fill(to + src_bytes, to + bytes_, padding);
       } else {
+        std::fill(to, to + bytes_, padding);
         gather(from, columns, to);
       }
     }
     // An odd number of 4-bit inputs does not exist in checkpoints (codes_per_byte_group).
   }
 
-  [[nodiscard]] std::byte* row(std::int64_t r) { return rows_.data() + r * bytes_; }
+  [[nodiscard]] std::byte* row(std::int64_t r) { return memory_ + r * bytes_; }
 
  private:
   void gather(const std::byte* from, const Columns& columns, std::byte* to) const {
@@ -141,112 +144,21 @@ class TileRows {
     }
   }
 
-  WeightShape shape_;
+  const WeightShape& shape_;
   std::int64_t bytes_;
-  std::vector<std::byte> rows_;
+  std::byte* memory_;
 };
-
-using SpreadTable = std::array<std::array<std::uint32_t, 256>, 4>;
-
-// Where code `i` of a half word goes; layout.h.
-constexpr std::uint32_t place_e2m1(std::uint32_t code, int i) {
-  const std::uint32_t sign = code >> 3;
-  const std::uint32_t magnitude = code & 7U;
-  if (i == 3) return (sign << 14) | ((magnitude & 1U) << 13) | ((magnitude >> 1) << 10);
-  return (sign << (15 - 3 * i)) | (magnitude << (6 - 3 * i));
-}
-constexpr std::uint32_t place_int4(std::uint32_t code, int i) { return code << (4 * i); }
-
-constexpr SpreadTable spread_table(std::uint32_t (*place)(std::uint32_t, int)) {
-  SpreadTable table{};
-  for (int i = 0; i < 4; ++i) {
-    for (std::uint32_t byte = 0; byte < 256; ++byte) {
-      table[static_cast<std::size_t>(i)][byte] = place(byte & 15U, i) | (place(byte >> 4, i) << 16);
-    }
-  }
-  return table;
-}
-constexpr SpreadTable kSpreadE2m1 = spread_table(place_e2m1);
-constexpr SpreadTable kSpreadInt4 = spread_table(place_int4);
-
-// The 16 rows of one block: rows[r] + block offset.
-using BlockRows = std::array<const std::byte*, kTileRows>;
-
-std::uint32_t byte_of(const std::byte* bytes, int i) { return std::to_integer<std::uint32_t>(bytes[i]); }
-
-void pack_block4(const SpreadTable& spread, const BlockRows& rows, std::byte* out) {
-  for (int lane = 0; lane < 32; ++lane) {
-    const std::byte* low = rows[static_cast<std::size_t>(lane / 4)];
-    const std::byte* high = rows[static_cast<std::size_t>(lane / 4 + 8)];
-    std::array<std::uint32_t, 4> words;
-    for (int step = 0; step < 4; ++step) {
-      const int at = 8 * step + lane % 4;
-      words[static_cast<std::size_t>(step)] = spread[0][byte_of(low, at)] | spread[1][byte_of(high, at)] |
-                                              spread[2][byte_of(low, at + 4)] |
-                                              spread[3][byte_of(high, at + 4)];
-    }
-    std::memcpy(out + lane * 16, words.data(), 16);
-  }
-}
-
-void pack_block8(const BlockRows& rows, std::byte* out) {
-  for (int lane = 0; lane < 32; ++lane) {
-    const std::byte* low = rows[static_cast<std::size_t>(lane / 4)];
-    const std::byte* high = rows[static_cast<std::size_t>(lane / 4 + 8)];
-    for (int pair = 0; pair < 8; ++pair) {  // pairs of k, 8 apart
-      const int at = 8 * pair + 2 * (lane % 4);
-      std::byte* word = out + pair / 4 * 512 + lane * 16 + pair % 4 * 4;
-      word[0] = high[at];
-      word[1] = low[at];
-      word[2] = high[at + 1];
-      word[3] = low[at + 1];
-    }
-  }
-}
-
-// 16- and 32-bit elements.
-void pack_block_wide(std::size_t element, const BlockRows& rows, std::byte* out) {
-  const std::size_t pair_bytes = 2 * element;
-  const std::size_t pairs_per_vector = 16 / pair_bytes;
-  for (std::size_t lane = 0; lane < 32; ++lane) {
-    for (std::size_t pair = 0; pair < 16; ++pair) {  // a0..a3 of four steps
-      const std::size_t row = lane / 4 + pair % 2 * 8;
-      const std::size_t at = pair / 4 * 16 + pair / 2 % 2 * 8 + 2 * (lane % 4);
-      std::byte* to = out + pair / pairs_per_vector * 512 + lane * 16 + pair % pairs_per_vector * pair_bytes;
-      std::memcpy(to, rows[row] + at * element, pair_bytes);
-    }
-  }
-}
-
-void pack_block(WeightFormat format, const BlockRows& rows, std::byte* out) {
-  switch (format) {
-    case WeightFormat::mxfp4:
-    case WeightFormat::nvfp4: pack_block4(kSpreadE2m1, rows, out); return;
-    case WeightFormat::int4: pack_block4(kSpreadInt4, rows, out); return;
-    case WeightFormat::fp8:
-    case WeightFormat::int8: pack_block8(rows, out); return;
-    case WeightFormat::f16:
-    case WeightFormat::bf16: pack_block_wide(2, rows, out); return;
-    case WeightFormat::f32: pack_block_wide(4, rows, out); return;
-  }
-}
-
-void pack_tile_codes(WeightFormat format, TileRows& rows, std::int64_t num_blocks, std::byte* out) {
-  const std::int64_t step = row_bytes(format, kBlockK);
-  for (std::int64_t b = 0; b < num_blocks; ++b) {
-    BlockRows block;
-    for (std::size_t r = 0; r < block.size(); ++r) {
-      block[r] = rows.row(static_cast<std::int64_t>(r)) + b * step;
-    }
-    pack_block(format, block, out + b * block_bytes(device_format(format)));
-  }
-}
 
 // Where the scale of (row of the tile, group of the row) lies in a tile's narrow scales.
 std::int64_t narrow_index(Format format, std::int64_t row, std::int64_t group) {
   const std::int64_t per_block = format == Format::mxfp4 ? 2 : 4;
   return group / per_block * scale_block_bytes(format) + row % 8 * 2 * per_block + row / 8 * per_block +
          group % per_block;
+}
+
+// Groups of a row's narrow scales, those of padding columns among them.
+std::int64_t narrow_groups(const PackedLayout& l, Format format) {
+  return l.num_blocks * (format == Format::mxfp4 ? 2 : 4);
 }
 
 void store_factor(std::byte* factors, std::int64_t row, float value) {
@@ -292,14 +204,34 @@ void fold_into_codes(float scale, std::byte* codes) {
   for (int i = 0; i < 8; ++i) codes[i] = (codes[i] & keep) ^ sign;
 }
 
+// What becomes of an E4M3 scale.
+struct NvScale {
+  std::byte e5m3;
+  bool folds;  // into the codes
+};
+const std::array<NvScale, 256>& nv_scales() {
+  static const std::array<NvScale, 256> table = [] {
+    std::array<NvScale, 256> scales;
+    for (std::size_t code = 0; code < scales.size(); ++code) {
+      const float scale = quant::e4m3_to_float(static_cast<std::uint8_t>(code));
+      scales[code] = {.e5m3 = scale == 0.0F || !std::isfinite(scale) ? kNvOne : to_e5m3(std::abs(scale)),
+                      .folds = scale == 0.0F || std::signbit(scale)};
+    }
+    return scales;
+  }();
+  return table;
+}
+
 void pack_nv_row(const MatrixView& src, std::int64_t src_row, std::int64_t row, std::byte* codes,
                  std::byte* scales, std::byte* factors) {
+  const std::array<NvScale, 256>& table = nv_scales();
   const std::int64_t groups = src.num_groups();
+  const std::byte* from = src.scales + src_row * groups;
   for (std::int64_t g = 0; g < groups; ++g) {
-    const float scale = quant::e4m3_to_float(std::to_integer<std::uint8_t>(src.scales[src_row * groups + g]));
-    if (scale == 0.0F || std::signbit(scale)) fold_into_codes(scale, codes + g * 8);
-    scales[narrow_index(Format::nvfp4, row, g)] =
-        scale == 0.0F || !std::isfinite(scale) ? kNvOne : to_e5m3(std::abs(scale));
+    const auto code = std::to_integer<std::uint8_t>(from[g]);
+    const NvScale scale = table[code];
+    if (scale.folds) fold_into_codes(quant::e4m3_to_float(code), codes + g * 8);
+    scales[narrow_index(Format::nvfp4, row, g)] = scale.e5m3;
   }
   store_factor(factors, row, src.global_scale * kNvFactor);
 }
@@ -307,11 +239,14 @@ void pack_nv_row(const MatrixView& src, std::int64_t src_row, std::int64_t row, 
 void pack_narrow_scales(const PackedLayout& l, const MatrixView& src, const RowsOfTile& at, TileRows& codes,
                         std::byte* scales) {
   const bool mx = src.format == WeightFormat::mxfp4;
+  const Format format = device_format(src.format);
   std::byte* factors = scales + l.factors_offset;
-  std::fill(scales, factors, mx ? kMxOne : kNvOne);
-  for (std::int64_t r = 0; r < kTileRows; ++r) store_factor(factors, r, 1.0F);
+  std::fill(scales, scales + l.tile_scale_bytes, std::byte{0});
   for (std::int64_t r = at.first; r < at.first + at.rows; ++r) {
     const std::int64_t src_row = at.src_row + r - at.first;
+    for (std::int64_t g = src.num_groups(); g < narrow_groups(l, format); ++g) {
+      scales[narrow_index(format, r, g)] = mx ? kMxOne : kNvOne;
+    }
     if (mx) {
       pack_mx_row(src, src_row, r, scales, factors);
     } else {
@@ -323,19 +258,17 @@ void pack_narrow_scales(const PackedLayout& l, const MatrixView& src, const Rows
 void pack_wide_scales(const PackedLayout& l, const MatrixView& src, const Columns& columns,
                       const RowsOfTile& rows, std::byte* scales) {
   const std::int64_t groups = src.num_groups();
+  std::fill(scales, scales + l.tile_scale_bytes, std::byte{0});
   for (std::int64_t packed = 0; packed < l.scale_groups; ++packed) {
     const std::int64_t g =
         columns.chunk_group.empty() ? packed : columns.chunk_group[static_cast<std::size_t>(packed)];
-    for (std::int64_t r = 0; r < kTileRows; ++r) {
+    for (std::int64_t r = rows.first; r < rows.first + rows.rows; ++r) {
       const std::int64_t at = packed * kTileRows + r;
       const std::int64_t row = rows.src_row + r - rows.first;
-      const bool is_there = r >= rows.first && r < rows.first + rows.rows;
       const float scale =
-          is_there ? quant::load_scale(src.scales, src.scale_dtype, row / src.rows_per_scale() * groups + g)
-                   : 1.0F;
+          quant::load_scale(src.scales, src.scale_dtype, row / src.rows_per_scale() * groups + g);
       std::memcpy(scales + at * 4, &scale, 4);
-      if (l.zeros_offset == 0) continue;
-      scales[l.zeros_offset + at] = is_there ? src.zeros[row * groups + g] : std::byte{0};
+      if (l.zeros_offset != 0) scales[l.zeros_offset + at] = src.zeros[row * groups + g];
     }
   }
 }
@@ -390,22 +323,22 @@ void check_rows(const WeightShape& shape, const MatrixView& src, std::int64_t sr
             src.k, format_name(shape.format), shape.k);
 }
 
-// Packs tile after tile with the same columns.
-class TilePacker {
+// Stages tile after tile with the same columns.
+class TileStager {
  public:
-  TilePacker(const WeightShape& shape, const MatrixView& src)
-      : shape_(shape), src_(src), l_(packed_layout(shape)), tile_(shape, l_.num_blocks) {
+  TileStager(const WeightShape& shape, const MatrixView& src)
+      : shape_(shape), src_(src), l_(packed_layout(shape)) {
     if (shape.grouping.act_order) columns_ = sorted_columns(shape, src, l_.num_blocks * kBlockK);
   }
 
-  void pack(const RowsOfTile& rows, std::byte* codes, std::byte* scales) {
-    tile_.load(src_, columns_, rows);
+  void stage(const RowsOfTile& rows, std::byte* codes, std::byte* scales) const {
+    TileRows tile(shape_, l_.num_blocks, codes);
+    tile.load(src_, columns_, rows);
     if (has_narrow_scales(device_format(shape_.format))) {
-      pack_narrow_scales(l_, src_, rows, tile_, scales);
+      pack_narrow_scales(l_, src_, rows, tile, scales);
     } else if (l_.scale_groups != 0) {
       pack_wide_scales(l_, src_, columns_, rows, scales);
     }
-    pack_tile_codes(shape_.format, tile_, l_.num_blocks, codes);
   }
   [[nodiscard]] const PackedLayout& layout() const { return l_; }
 
@@ -413,28 +346,42 @@ class TilePacker {
   const WeightShape& shape_;
   const MatrixView& src_;
   PackedLayout l_;
-  TileRows tile_;
   Columns columns_;
 };
 
 }  // namespace
 
-void pack_tiles(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
-                std::byte* codes, std::byte* scales) {
+void stage_tiles(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
+                 std::byte* codes, std::byte* scales) {
   check_rows(shape, src, src_row, rows);
-  TilePacker packer(shape, src);
+  const TileStager stager(shape, src);
   for (std::int64_t begin = 0; begin < rows; begin += kTileRows) {
-    packer.pack({src_row + begin, std::min<std::int64_t>(kTileRows, rows - begin), 0}, codes, scales);
-    codes += packer.layout().tile_code_bytes;
-    if (packer.layout().tile_scale_bytes != 0) scales += packer.layout().tile_scale_bytes;
+    stager.stage({src_row + begin, std::min<std::int64_t>(kTileRows, rows - begin), 0}, codes, scales);
+    codes += stager.layout().tile_code_bytes;
+    if (stager.layout().tile_scale_bytes != 0) scales += stager.layout().tile_scale_bytes;
   }
 }
 
-void pack_tile(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
-               std::int64_t first, std::byte* codes, std::byte* scales) {
+void stage_tile(const WeightShape& shape, const MatrixView& src, std::int64_t src_row, std::int64_t rows,
+                std::int64_t first, std::byte* codes, std::byte* scales) {
   check_rows(shape, src, src_row, rows);
   NIB_CHECK(first >= 0 && first + rows <= kTileRows, "rows {}+{} of a tile", first, rows);
-  TilePacker(shape, src).pack({src_row, rows, first}, codes, scales);
+  TileStager(shape, src).stage({src_row, rows, first}, codes, scales);
+}
+
+void copy_row_scales(const WeightShape& shape, std::int64_t row, const std::byte* from, std::byte* to) {
+  const PackedLayout l = packed_layout(shape);
+  const Format format = device_format(shape.format);
+  const auto copy = [&](std::int64_t at, std::int64_t bytes) { std::copy_n(from + at, bytes, to + at); };
+  if (has_narrow_scales(format)) {
+    for (std::int64_t g = 0; g < narrow_groups(l, format); ++g) copy(narrow_index(format, row, g), 1);
+    copy(l.factors_offset + row * 4, 4);
+    return;
+  }
+  for (std::int64_t g = 0; g < l.scale_groups; ++g) {
+    copy((g * kTileRows + row) * 4, 4);
+    if (l.zeros_offset != 0) copy(l.zeros_offset + g * kTileRows + row, 1);
+  }
 }
 
 void pack_permutation(const WeightShape& shape, const MatrixView& src, std::byte* permutation) {

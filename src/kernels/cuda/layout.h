@@ -1,6 +1,7 @@
 // Packed weight layout of the CUDA backend ("fragment layout"): one for all kernels.
 //
-// Rows are cut into tiles of 16, columns into blocks of 64, both padded with codes that decode to zero.
+// Rows are cut into tiles of 16, columns into blocks of 64, padded with codes that decode to zero; rows that
+// are not there are zero bytes, in the scales too.
 // A block is what one warp reads with whole 16-byte loads: lane (g = lane / 4, t = lane % 4) finds its A
 // fragments of four mma.m16n8k16 steps: a0 = (row g, k 2t and 2t + 1), a1 = (row g + 8, same k),
 // a2 = (row g, k + 8), a3 = (row g + 8, k + 8). Four row tiles are the A operand of one wgmma, so prefill
@@ -57,16 +58,20 @@ PackedLayout packed_layout(const WeightShape& shape);
 // Of all groups, codes and scales.
 std::size_t weight_bytes(const WeightShape& shape);
 
-// Packs source rows [src_row, src_row + rows) into ceil(rows / 16) whole row tiles:
-// codes[tile_code_bytes * tiles] and scales[tile_scale_bytes * tiles], host memory of any alignment
-// (scales may be null if tile_scale_bytes is 0). Rows missing from the last tile become zero.
-void pack_tiles(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
-                std::int64_t rows, std::byte* codes, std::byte* scales);
+// Prepares source rows [src_row, src_row + rows) as ceil(rows / 16) whole row tiles, for fragments.h:
+// codes[tile_code_bytes * tiles] as rows of codes in packed column order, scales[tile_scale_bytes * tiles] as
+// they lie in the layout. Host memory of any alignment (scales may be null if tile_scale_bytes is 0). Rows
+// missing from the last tile are zero bytes, which decode to zero.
+void stage_tiles(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
+                 std::int64_t rows, std::byte* codes, std::byte* scales);
 
 // One row tile: source rows [src_row, src_row + rows) become its rows [first, first + rows), the others
 // zero. first + rows <= 16.
-void pack_tile(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
-               std::int64_t rows, std::int64_t first, std::byte* codes, std::byte* scales);
+void stage_tile(const WeightShape& shape, const quant::MatrixView& src, std::int64_t src_row,
+                std::int64_t rows, std::int64_t first, std::byte* codes, std::byte* scales);
+
+// Copies what a tile's packed scales hold of one of its rows.
+void copy_row_scales(const WeightShape& shape, std::int64_t row, const std::byte* from, std::byte* to);
 
 // With act-order: fills permutation_bytes, the same for all rows of a group.
 void pack_permutation(const WeightShape& shape, const quant::MatrixView& src, std::byte* permutation);

@@ -1,6 +1,7 @@
 #include "kernels/cuda/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/fill.h"
+#include "kernels/cuda/fragments.h"
 #include "kernels/cuda/layout.h"
 
 namespace nibble::kernels::cuda {
@@ -15,7 +17,7 @@ namespace {
 
 using quant::WeightFormat;
 
-// Page-locked memory and a stream of one packing thread: copies of one thread run while others pack.
+// A stream of one packing thread and page-locked memory in two parts: one is filled while the other is read.
 class Uploader {
  public:
   static Uploader& of_this_thread() {
@@ -23,24 +25,49 @@ class Uploader {
     return uploader;
   }
 
-  // At least so many bytes, free to be written.
+  // At least so many bytes, free to be written until `hand_over`.
   std::byte* staging(std::size_t bytes) {
-    wait();
-    if (bytes > staging_.size()) staging_ = allocate_pinned(bytes);
-    return staging_.data();
+    Part& part = parts_[current_];
+    check(cudaEventSynchronize(part.done), "copy of weights");
+    if (bytes > part.memory.size()) part.memory = allocate_pinned(bytes);
+    return part.memory.data();
   }
   void copy(std::byte* dst, const std::byte* src, std::size_t bytes) {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, stream_), "copy of weights");
   }
+  // What was queued reads the staging memory; `reader`, another stream, waits for its results.
+  void hand_over(cudaStream_t reader) {
+    Part& part = parts_[current_];
+    check(cudaEventRecord(part.done, stream_), "cudaEventRecord");
+    check(cudaStreamWaitEvent(reader, part.done), "cudaStreamWaitEvent");
+    current_ = 1 - current_;
+  }
   void wait() { check(cudaStreamSynchronize(stream_), "copy of weights"); }
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
 
  private:
-  Uploader() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  struct Part {
+    Buffer memory;
+    cudaEvent_t done = nullptr;
+  };
 
-  // Lives as long as its thread; the driver takes the stream back with the process.
+  Uploader() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    for (Part& part : parts_) {
+      check(cudaEventCreateWithFlags(&part.done, cudaEventDisableTiming), "cudaEventCreate");
+    }
+  }
+
+  // The GPU may still read the memory.
+  ~Uploader() {
+    for (const Part& part : parts_) static_cast<void>(cudaEventSynchronize(part.done));
+  }
+
+  // Live as long as the thread; the driver takes stream and events back with the process.
   cudaStream_t stream_ = nullptr;
-  Buffer staging_;
+  std::array<Part, 2> parts_;
+  std::size_t current_ = 0;
 };
 
 // Where a row tile of a group lies.
@@ -123,7 +150,18 @@ RandomBits dummy_code_bits(const WeightShape& shape) {
   }
 }
 
+constexpr std::int64_t kStagingBytes = std::int64_t{1} << 20;
+
+std::int64_t tiles_at_once(const PackedLayout& l) {
+  return std::max<std::int64_t>(
+      1, kStagingBytes / std::max<std::int64_t>(1, l.tile_code_bytes + l.tile_scale_bytes));
+}
+
 }  // namespace
+
+std::int64_t WeightPacker::strip_rows(const WeightShape& shape) {
+  return tiles_at_once(packed_layout(shape)) * kTileRows;
+}
 
 Weight WeightPacker::allocate(const WeightShape& shape) const {
   const PackedLayout l = packed_layout(shape);
@@ -150,31 +188,34 @@ void WeightPacker::pack_rows(Weight& weight, std::int64_t group, std::int64_t ro
     const std::int64_t left = rows - done;
     if (in_tile != 0 || (left < kTileRows && at + left != weight.shape.n)) {
       const std::int64_t count = std::min<std::int64_t>(kTileRows - in_tile, left);
-      merge_rows(weight, group, at, src, src_row + done, count);
+      merge_rows(weight, l, group, at, src, src_row + done, count);
       done += count;
       continue;
     }
     const std::int64_t count = at + left == weight.shape.n ? left : left / kTileRows * kTileRows;
-    done += pack_tiles_of(weight, l, group, at, src, src_row + done, count);
+    done += pack_tiles(weight, l, group, at, src, src_row + done, count);
   }
 }
 
-std::int64_t WeightPacker::pack_tiles_of(Weight& weight, const PackedLayout& l, std::int64_t group,
-                                         std::int64_t row, const quant::MatrixView& src, std::int64_t src_row,
-                                         std::int64_t rows) {
-  constexpr std::int64_t kStagingBytes = std::int64_t{4} << 20;
-  const std::int64_t tile_bytes = l.tile_code_bytes + l.tile_scale_bytes;
-  const std::int64_t tiles =
-      std::min((rows + kTileRows - 1) / kTileRows, std::max<std::int64_t>(1, kStagingBytes / tile_bytes));
+std::int64_t WeightPacker::pack_tiles(Weight& weight, const PackedLayout& l, std::int64_t group,
+                                      std::int64_t row, const quant::MatrixView& src, std::int64_t src_row,
+                                      std::int64_t rows) {
+  const std::int64_t tiles = std::min((rows + kTileRows - 1) / kTileRows, tiles_at_once(l));
   const std::int64_t count = std::min(rows, tiles * kTileRows);
   Uploader& uploader = Uploader::of_this_thread();
-  std::byte* const codes = uploader.staging(static_cast<std::size_t>(tiles * tile_bytes));
+  std::byte* const codes =
+      uploader.staging(static_cast<std::size_t>(tiles * (l.tile_code_bytes + l.tile_scale_bytes)));
   std::byte* const scales = codes + tiles * l.tile_code_bytes;
-  pack_tiles(weight.shape, src, src_row, count, codes, scales);
+  stage_tiles(weight.shape, src, src_row, count, codes, scales);
   const Tile to = tile_of(weight, l, group, row / kTileRows);
-  uploader.copy(to.codes, codes, static_cast<std::size_t>(tiles * l.tile_code_bytes));
+  launch_make_fragments({.format = static_cast<Format>(weight.shape.format),
+                         .rows = codes,
+                         .codes = to.codes,
+                         .num_tiles = tiles,
+                         .num_blocks = l.num_blocks},
+                        uploader.stream());
   uploader.copy(to.scales, scales, static_cast<std::size_t>(tiles * l.tile_scale_bytes));
-  uploader.wait();
+  uploader.hand_over(exec_->stream());
   return count;
 }
 
@@ -185,40 +226,37 @@ void WeightPacker::pack_permutation(Weight& weight, const PackedLayout& l, std::
   cuda::pack_permutation(weight.shape, src, permutation);
   uploader.copy(weight.scales.data() + group * l.group_scale_bytes + l.permutation_offset, permutation,
                 static_cast<std::size_t>(l.permutation_bytes));
-  uploader.wait();
+  uploader.hand_over(exec_->stream());
 }
 
-// A row's bits in a tile are its own: what is there differs from a tile of padding in the rows that are
-// there, what comes in the rows that come.
-void WeightPacker::merge_rows(Weight& weight, std::int64_t group, std::int64_t row,
+void WeightPacker::merge_rows(Weight& weight, const PackedLayout& l, std::int64_t group, std::int64_t row,
                               const quant::MatrixView& src, std::int64_t src_row, std::int64_t rows) {
-  const PackedLayout l = packed_layout(weight.shape);
-  const auto bytes = static_cast<std::size_t>(l.tile_code_bytes + l.tile_scale_bytes);
-  std::vector<std::byte> padding(bytes);
-  std::vector<std::byte> merged(bytes);
-  const auto scales_of = [&](std::vector<std::byte>& tile) { return tile.data() + l.tile_code_bytes; };
-  pack_tile(weight.shape, src, src_row, 0, 0, padding.data(), scales_of(padding));
-  pack_tile(weight.shape, src, src_row, rows, row % kTileRows, merged.data(), scales_of(merged));
-
+  const auto scale_bytes = static_cast<std::size_t>(l.tile_scale_bytes);
+  const std::int64_t first = row % kTileRows;
   const Tile tile = tile_of(weight, l, group, row / kTileRows);
   const std::lock_guard lock(mutex_);
   Uploader& uploader = Uploader::of_this_thread();
-  if (!begun_.insert(tile.codes).second) {
-    std::vector<std::byte> present(bytes);
-    const auto fetch = [](std::byte* to, const std::byte* from, std::int64_t size) {
-      if (size > 0)
-        check(cudaMemcpy(to, from, static_cast<std::size_t>(size), cudaMemcpyDeviceToHost),
-              "copy of weights");
-    };
-    fetch(present.data(), tile.codes, l.tile_code_bytes);
-    fetch(scales_of(present), tile.scales, l.tile_scale_bytes);
-    for (std::size_t i = 0; i < bytes; ++i) merged[i] ^= present[i] ^ padding[i];
+  std::byte* const codes = uploader.staging(static_cast<std::size_t>(l.tile_code_bytes) + scale_bytes);
+  std::byte* const scales = codes + l.tile_code_bytes;
+  stage_tile(weight.shape, src, src_row, rows, first, codes, scales);
+  launch_make_fragments({.format = static_cast<Format>(weight.shape.format),
+                         .rows = codes,
+                         .codes = tile.codes,
+                         .num_tiles = 1,
+                         .num_blocks = l.num_blocks,
+                         .row_mask = ((1U << rows) - 1U) << first},
+                        uploader.stream());
+  if (scale_bytes > 0) {
+    std::vector<std::byte> merged(scale_bytes);
+    check(cudaMemcpy(merged.data(), tile.scales, scale_bytes, cudaMemcpyDeviceToHost), "copy of weights");
+    for (std::int64_t r = first; r < first + rows; ++r) {
+      copy_row_scales(weight.shape, r, scales, merged.data());
+    }
+    std::ranges::copy(merged, scales);
+    uploader.copy(tile.scales, scales, scale_bytes);
   }
-  std::byte* const staging = uploader.staging(bytes);
-  std::ranges::copy(merged, staging);
-  uploader.copy(tile.codes, staging, static_cast<std::size_t>(l.tile_code_bytes));
-  uploader.copy(tile.scales, staging + l.tile_code_bytes, static_cast<std::size_t>(l.tile_scale_bytes));
-  uploader.wait();
+  uploader.hand_over(exec_->stream());
+  uploader.wait();  // the next rows of this tile may come on another thread
 }
 
 void WeightPacker::fill_dummy(Weight& weight, std::uint64_t seed) {
@@ -231,9 +269,9 @@ void WeightPacker::fill_dummy(Weight& weight, std::uint64_t seed) {
   Uploader& uploader = Uploader::of_this_thread();
   std::byte* const codes = uploader.staging(static_cast<std::size_t>(l.tile_code_bytes + l.tile_scale_bytes));
   std::byte* const scales = codes + l.tile_code_bytes;
-  pack_tiles(shape, dummy.view, 0, kTileRows, codes, scales);
+  stage_tiles(shape, dummy.view, 0, kTileRows, codes, scales);
   uploader.copy(weight.scales.data(), scales, static_cast<std::size_t>(l.tile_scale_bytes));
-  uploader.wait();
+  uploader.hand_over(exec_->stream());
   repeat(exec_->stream(), weight.scales.data(), static_cast<std::size_t>(l.tile_scale_bytes),
          static_cast<std::size_t>(l.num_tiles));
   if (shape.grouping.act_order) pack_permutation(weight, l, 0, dummy.view);

@@ -541,17 +541,10 @@ PrefillArgs round_and_make_args(const Product& p, const PackedWeight& other, con
   launch_round_inputs(p, m_pad, reinterpret_cast<uint4*>(launch.scratch), launch);
   return {.w = {p.w, other},
           .inputs = launch.scratch,
-          .input_scales = nullptr,
           .y = p.y,
           .y_stride = p.y_stride,
-          .second_y = nullptr,
-          .second_y_stride = 0,
           .m = p.m,
           .m_pad = m_pad,
-          .first_row_tiles = 0,
-          .row_tiles = 0,
-          .token_tiles = 0,
-          .cluster = 1,
           .accumulate = p.accumulate,
           .bf16_results = p.bf16_results};
 }

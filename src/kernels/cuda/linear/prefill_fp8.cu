@@ -506,13 +506,8 @@ void launch_gated(const Product& p, const PackedWeight* up, const Launch& launch
                          .input_scales = scales,
                          .y = p.y,
                          .y_stride = p.y_stride,
-                         .second_y = nullptr,
-                         .second_y_stride = 0,
                          .m = p.m,
                          .m_pad = m_pad,
-                         .first_row_tiles = 0,
-                         .row_tiles = 0,
-                         .token_tiles = 0,
                          .cluster = cut.cluster,
                          .accumulate = p.accumulate,
                          .bf16_results = p.bf16_results};

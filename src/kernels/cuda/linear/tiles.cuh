@@ -15,19 +15,19 @@ constexpr int kInputRowBytes = 128;  // of a token in a panel
 constexpr int kMaxRingBytes = 208 * 1024;
 
 struct PrefillArgs {
-  PackedWeight w[2];          // gate and up of a gated product, both of a pair
-  const std::byte* inputs;    // [panel of k][m_pad][128 bytes], swizzled: 64 bf16 or 128 E4M3
-  const float* input_scales;  // of E4M3: [panel of k][m_pad]
+  PackedWeight w[2];                    // gate and up of a gated product, both of a pair
+  const std::byte* inputs;              // [panel of k][m_pad][128 bytes], swizzled: 64 bf16 or 128 E4M3
+  const float* input_scales = nullptr;  // of E4M3: [panel of k][m_pad]
   float* y;
   std::int64_t y_stride;
-  float* second_y;  // of a pair
-  std::int64_t second_y_stride;
+  float* second_y = nullptr;  // of a pair
+  std::int64_t second_y_stride = 0;
   int m;
   int m_pad;
-  int first_row_tiles;  // of a pair's first product, whose tiles go before the second one's; else all
-  int row_tiles;        // tiles of the grid
-  int token_tiles;
-  int cluster;  // blocks that split k
+  int first_row_tiles = 0;  // of a pair's first product, whose tiles go before the second one's; else all
+  int row_tiles = 0;        // tiles of the grid
+  int token_tiles = 0;
+  int cluster = 1;  // blocks that split k
   bool accumulate;
   bool bf16_results;  // y points at bf16 numbers
 };
