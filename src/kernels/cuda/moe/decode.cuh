@@ -60,9 +60,12 @@ template <Format F>
 inline constexpr int kDecodeThreads = (Stage<F>::kWarps + 3) * kWarp;
 
 // Threads that registers are shared out to: more than there are, so that each quarter of the SM keeps room
-// for two warps of a small kernel, which then waits there instead of beginning when this one has left.
+// for two warps of a small kernel, which then waits there instead of beginning when this one has left. INT4
+// gains more from its registers.
 template <Format F>
-inline constexpr int kRegisterThreads = Stage<F>::kWarps == 16 ? 768 : 512;
+inline constexpr int kRegisterThreads = Stage<F>::kWarps == 16 ? 768
+                                        : F == Format::int4    ? 448
+                                                               : 512;
 
 // products: kFirst, kSecond or both.
 template <Format F>

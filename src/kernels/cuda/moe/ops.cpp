@@ -1,6 +1,8 @@
 // Rows of the CUDA table: topk_gate and fused_moe.
 #include "kernels/cuda/ops.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/elementwise/elementwise.h"
@@ -200,7 +202,9 @@ std::vector<Device::MoeKernelRow> moe_kernel_rows(const WeightShape& experts) {
         row.format == static_cast<Format>(experts.format) && row.inputs == hidden_of(experts.activations);
     const moe::MoeKernel kernel = moe::usable_moe_kernel(row.kernel, groups);
     if (!applies || kernel == moe::MoeKernel::decode) continue;
-    rows.push_back({.pairs_per_expert = row.pairs_per_expert, .kernel = moe::moe_kernel_name(kernel)});
+    const float of_all = static_cast<float>(row.pairs) / static_cast<float>(experts.num_groups);
+    rows.push_back(
+        {.pairs_per_expert = std::max(row.pairs_per_expert, of_all), .kernel = moe::moe_kernel_name(kernel)});
   }
   return rows;
 }

@@ -21,7 +21,8 @@ constexpr std::array kThresholds = {
     MoeThreshold{Format::fp8, Hidden::fp8, 20.0F, MoeKernel::prefill_fp8},
     MoeThreshold{Format::int8, Hidden::plain, 3.5F, MoeKernel::middle},
     MoeThreshold{Format::int8, Hidden::plain, 24.0F, MoeKernel::prefill},
-    MoeThreshold{Format::int4, Hidden::plain, 0.7F, MoeKernel::middle},
+    // Decode is slow on INT4, at whatever number of tokens: but middle takes its time to sort.
+    MoeThreshold{Format::int4, Hidden::plain, 0.0F, MoeKernel::middle, 16},
     MoeThreshold{Format::int4, Hidden::plain, 25.0F, MoeKernel::prefill},
 };
 
@@ -54,12 +55,12 @@ MoeKernel usable_moe_kernel(MoeKernel wanted, const WeightGroups& groups) noexce
 MoeKernel choose_moe_kernel(const MoeParams& p) noexcept {
   // Both products work on the same tiles and pass hidden values on in one form.
   if (p.gate.format != p.down.format || p.inputs != p.hidden) return MoeKernel::decode;
-  const float per_expert =
-      static_cast<float>(p.m) * static_cast<float>(p.topk) / static_cast<float>(p.num_experts);
+  const std::int64_t pairs = std::int64_t{p.m} * p.topk;
+  const float per_expert = static_cast<float>(pairs) / static_cast<float>(p.num_experts);
   MoeKernel kernel = MoeKernel::decode;
   for (const MoeThreshold& row : kThresholds) {
-    const bool holds =
-        row.format == p.gate.format && row.inputs == p.hidden && per_expert >= row.pairs_per_expert;
+    const bool holds = row.format == p.gate.format && row.inputs == p.hidden &&
+                       per_expert >= row.pairs_per_expert && pairs >= row.pairs;
     if (holds) kernel = row.kernel;
   }
   for (const PackedWeight* w : {&p.gate, &p.up, &p.down}) {

@@ -19,13 +19,14 @@ enum class MoeKernel : std::uint8_t {
 };
 std::string_view moe_kernel_name(MoeKernel kernel) noexcept;
 
-// From so many (token, expert) pairs per expert on, on average, weights of a format go to `kernel`; the last
-// row that holds counts, none: decode.
+// From so many (token, expert) pairs per expert on, on average, and so many in all, weights of a format go to
+// `kernel`; the last row that holds counts, none: decode.
 struct MoeThreshold {
   Format format;
   Hidden inputs;  // of gate and up and of down: what they are quantised to
   float pairs_per_expert;
   MoeKernel kernel;
+  std::int32_t pairs = 0;
 };
 std::span<const MoeThreshold> moe_thresholds() noexcept;
 
