@@ -96,15 +96,20 @@ Rows64 quantised(quant::ActivationFormat format, Rows64 x) {
   return x;
 }
 
-Rows64 gated_mlp(Decoder& decoder, const Rows64& x, const kernels::Weight& gate, const kernels::Weight& up,
-                 const kernels::Weight& down, std::int64_t group) {
+Rows64 gated(Decoder& decoder, const Rows64& x, const kernels::Weight& gate, const kernels::Weight& up,
+             std::int64_t group) {
   Rows64 hidden = decoder.product(x, gate, group);
   const Rows64 factor = decoder.product(x, up, group);
   for (std::size_t i = 0; i < hidden.values.size(); ++i) {
     const double g = hidden.values[i];
     hidden.values[i] = g / (1.0 + std::exp(-g)) * factor.values[i];
   }
-  return decoder.product(hidden, down, group);
+  return hidden;
+}
+
+Rows64 gated_mlp(Decoder& decoder, const Rows64& x, const kernels::Weight& gate, const kernels::Weight& up,
+                 const kernels::Weight& down, std::int64_t group) {
+  return decoder.product(gated(decoder, x, gate, up, group), down, group);
 }
 
 }  // namespace nibble::modules

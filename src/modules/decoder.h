@@ -45,6 +45,10 @@ class Decoder {
 // What a scheme's activation format makes of the rows, through float32.
 Rows64 quantised(quant::ActivationFormat format, Rows64 x);
 
+// silu(gate(x)) * up(x) of one group.
+Rows64 gated(Decoder& decoder, const Rows64& x, const kernels::Weight& gate, const kernels::Weight& up,
+             std::int64_t group);
+
 // down(silu(gate(x)) * up(x)) of one group.
 Rows64 gated_mlp(Decoder& decoder, const Rows64& x, const kernels::Weight& gate, const kernels::Weight& up,
                  const kernels::Weight& down, std::int64_t group);

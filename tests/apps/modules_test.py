@@ -1,4 +1,4 @@
-"""`nibble bench moe` and `nibble bench mla` on small layers: results that must fit together, errors, Ctrl-C."""
+"""`nibble bench linear`, `nibble bench moe` and `nibble bench mla` on small layers: results that must fit together, errors, Ctrl-C."""
 
 import json
 import pathlib
@@ -85,6 +85,45 @@ class ModuleBench(unittest.TestCase):
                 self.assertEqual(answer.code, code, answer)
                 self.assertIn(words, answer.err)
 
+    def test_linear_json(self):
+        for scheme in ("mxfp4", "bf16", "fp8_w8a8"):
+            with self.subTest(scheme=scheme):
+                got = self.bench("linear", "--shapes", "96x128,2x64x256", "--scheme", scheme, "--tokens", "1,9,70", "-r", "1",
+                                 "--json").json
+                for key in ("commit", "flags", "device", "threads", "limits"):
+                    self.assertIn(key, got)
+                rows = got["results"]
+                self.assertEqual([(r["out_features"], r["in_features"], r["gated"], r["tokens"]) for r in rows],
+                                 [(n, k, g, m) for n, k, g in ((96, 128, False), (64, 256, True)) for m in (1, 9, 70)])
+                for row in rows:
+                    self.check_row(row, got["error_bound"])
+                    matrices = 2 if row["gated"] else 1
+                    weights = matrices * row["out_features"] * row["in_features"]
+                    self.assertEqual(row["flops"], 2 * row["tokens"] * weights)
+                    self.assertGreaterEqual(row["bytes"], weights * (2 if scheme == "bf16" else 0.53))
+
+    def test_linear_table_and_config(self):
+        v2 = {k: v for k, v in SMALL_MLA.items() if k != "q_lora_rank"}
+        more = {"intermediate_size": 96, "n_shared_experts": 2, "moe_intermediate_size": 32}
+        for config, first in (({**SMALL_MLA, **more}, r"\| q_a, kv_a +\| +208 x 192 \|"), ({**v2, **more}, r"\| q, kv_a +\| +272 x 192 \|")):
+            out = self.bench("linear", "--config", self.write("linear.json", json.dumps(config)), "--tokens", "3", "-r", "1").out
+            self.assertRegex(out, first)
+            self.assertRegex(out, r"\| o_proj +\| +192 x 128 \|")
+            self.assertRegex(out, r"\| gate, up +\| +2 x 96 x 192 \|")
+            self.assertRegex(out, r"\| shared gate, up +\| +2 x 64 x 192 \|")
+            self.assertRegex(out, r"\| shared down +\| +192 x 64 \|")
+
+    def test_linear_errors(self):
+        for args, code, words in ((["--scheme", "w3"], 3, "w3"), (["--shapes", "64"], 2, "64 is not OUTxIN"),
+                                  (["--shapes", "3x64x64"], 2, "3x64x64"), (["--shapes", "0x64"], 2, "0x64"),
+                                  (["--shapes", "64x100"], 2, "100 inputs"), (["--shapes", ","], 2, "--shapes"),
+                                  (["--shapes", "64x64", "--config", self.config], 2, "not both"), (["--tokens", "0"], 2, "--tokens"),
+                                  (["--config", self.config], 2, "intermediate_size"), (["--config", "/no/such.json"], 2, "/no/such.json")):
+            with self.subTest(args=args):
+                answer = nibble.run("bench", "linear", "--device", self.device, *args)
+                self.assertEqual(answer.code, code, answer)
+                self.assertIn(words, answer.err)
+
     def test_attention_json(self):
         got = self.bench("mla", "--config", self.config, "--lengths", "65,200", "--batch", "1,3", "--heads", "4,16",
                          "--kv-cache-dtype", "bf16,fp8", "-r", "1", "--json").json
@@ -132,7 +171,7 @@ class ModuleBench(unittest.TestCase):
                 self.assertIn(words, answer.err)
 
     def test_help_has_examples(self):
-        for kind in ("moe", "mla"):
+        for kind in ("linear", "moe", "mla"):
             answer = nibble.run("bench", kind, "--help")
             self.assertEqual(answer.code, 0, answer)
             self.assertIn(f"nibble bench {kind} --", answer.out)

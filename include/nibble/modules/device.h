@@ -1,5 +1,6 @@
-// ModuleDevice: what standalone modules (mla.h, moe.h) run on: a processor or a GPU, its memory and the order
-// of its work. Everything launched on one device runs in the order of the calls, also from different modules.
+// ModuleDevice: what standalone modules (linear.h, mla.h, moe.h) run on: a processor or a GPU, its memory and
+// the order of its work. Everything launched on one device runs in the order of the calls, also from
+// different modules.
 //
 // Threads: one thread at a time may use a device and the modules on it. A module keeps its device alive.
 #pragma once
@@ -63,10 +64,10 @@ class ModuleDevice {
   // Waits for everything launched so far and reports its errors. Calls on a CPU return when they are done.
   Status synchronize();
 
-  // Runs what `work` launches: forwards of MoeModule and MlaModule::attend on this device, nothing that waits
-  // or copies. On a GPU it is recorded as one CUDA graph the second time a key comes and replayed from then
-  // on without calling `work`: for equal keys all arguments must be equal, only what memory holds may differ.
-  // A key is from 1 to 2^62. bad_input otherwise, or what `work` returned.
+  // Runs what `work` launches: forwards of LinearModule and MoeModule and MlaModule::attend on this device,
+  // nothing that waits or copies. On a GPU it is recorded as one CUDA graph the second time a key comes and
+  // replayed from then on without calling `work`: for equal keys all arguments must be equal, only what
+  // memory holds may differ. A key is from 1 to 2^62. bad_input otherwise, or what `work` returned.
   Status run_recorded(std::uint64_t key, const std::function<Status()>& work);
   // Drops the recordings of run_recorded and of the modules: before memory that they use goes away.
   void forget_recorded();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "cli/bench_mla.h"
@@ -56,9 +57,7 @@ struct Case {
 
 struct Row {
   Case test;
-  Work work;
-  double seconds = 0;
-  double error = 0;
+  Timing timing;
 };
 
 class MlaTable {
@@ -154,12 +153,12 @@ class MlaTable {
     Row row{.test = test};
     NIB_TRY(const double seconds,
             median_seconds(*device_, options_.repetitions, [&] { return device_->run_recorded(1, round); }));
-    row.seconds = seconds / static_cast<double>(plans.size());
+    row.timing.seconds = seconds / static_cast<double>(plans.size());
     const double entries = static_cast<double>(test.length) * test.batch;
-    row.work.bytes = entries * static_cast<double>(module_->bytes_per_token());
-    row.work.flops = 2.0 * entries * test.heads * static_cast<double>(2 * rank() + rope());
+    row.timing.work.bytes = entries * static_cast<double>(module_->bytes_per_token());
+    row.timing.work.flops = 2.0 * entries * test.heads * static_cast<double>(2 * rank() + rope());
     NIB_TRY_STATUS(module_->attend(plans.front(), q_there_.f32(), q_pe_there_.f32(), o_there_.f32()));
-    NIB_TRY(row.error, compare(test));
+    NIB_TRY(row.timing.error, compare(test));
     device_->forget_recorded();  // the plans go
     for (const auto& chunks : sets) {
       for (const MlaChunk& chunk : chunks) NIB_TRY_STATUS(module_->free_sequence(chunk.sequence));
@@ -253,25 +252,14 @@ class MlaTable {
 };
 
 std::string as_text(const ModuleStamp& stamp, const std::vector<Row>& rows, const Limits& limits) {
-  Table table({{"length", true},
-               {"batch", true},
-               {"heads", true},
-               {"cache"},
-               {"MB", true},
-               {"floor us", true},
-               {"median us", true},
-               {"x floor", true},
-               {"achieved", true},
-               {"% of limit", true},
-               {"error", true}});
+  std::vector<Column> columns{{"length", true}, {"batch", true}, {"heads", true}, {"cache"}};
+  std::ranges::copy(timing_columns(), std::back_inserter(columns));
+  Table table(columns);
   for (const Row& row : rows) {
-    const double floor = floor_of(row.work, limits).seconds;
-    table.add({std::to_string(row.test.length), std::to_string(row.test.batch),
-               std::to_string(row.test.heads), row.test.dtype, fmt::format("{:.1f}", row.work.bytes / 1e6),
-               fmt::format("{:.1f}", floor * 1e6), fmt::format("{:.1f}", row.seconds * 1e6),
-               fmt::format("{:.2f}", row.seconds / floor), achieved(row.work, row.seconds, limits),
-               fmt::format("{:.1f}", percent_of_limit(row.work, row.seconds, limits)),
-               fmt::format("{:.1e}", row.error)});
+    std::vector<std::string> cells{std::to_string(row.test.length), std::to_string(row.test.batch),
+                                   std::to_string(row.test.heads), row.test.dtype};
+    std::ranges::copy(timing_cells(row.timing, limits), std::back_inserter(cells));
+    table.add(cells);
   }
   return fmt::format(
       "attention of one decode step over the latent cache\n\n{}\n{}error: largest difference from sums in "
@@ -286,19 +274,13 @@ std::string as_json(const ModuleStamp& stamp, const std::vector<Row>& rows, cons
   write_limits(json, limits);
   json.key("results").begin_array();
   for (const Row& row : rows) {
-    const Floor floor = floor_of(row.work, limits);
     json.begin_object()
         .field("length", row.test.length)
         .field("batch", row.test.batch)
-        .field("heads", row.test.heads);
-    json.field("cache_dtype", row.test.dtype).field("bytes", row.work.bytes).field("flops", row.work.flops);
-    json.field("median_s", row.seconds).field("floor_s", floor.seconds);
-    json.field("floor_by", floor.by_compute ? "compute" : "bytes")
-        .field("times_floor", row.seconds / floor.seconds);
-    json.field("gb_s", row.work.bytes / row.seconds / 1e9)
-        .field("gflops", row.work.flops / row.seconds / 1e9);
-    json.field("percent_of_limit", percent_of_limit(row.work, row.seconds, limits));
-    json.field("error", row.error).field("error_bound", error_bound("bf16")).end_object();
+        .field("heads", row.test.heads)
+        .field("cache_dtype", row.test.dtype);
+    write_timing(json, row.timing, limits);
+    json.field("error_bound", error_bound("bf16")).end_object();
   }
   return json.end_array().end_object().text() + "\n";
 }
@@ -321,7 +303,7 @@ Status run_mla_table(const std::shared_ptr<ModuleDevice>& device, const CommonOp
   }
   measure_now(*device, common, limits.after);
   NIB_TRY_STATUS(print(options.json ? as_json(stamp, rows, limits) : as_text(stamp, rows, limits)));
-  for (const Row& row : rows) NIB_TRY_STATUS(check_errors(row.error, error_bound("bf16")));
+  for (const Row& row : rows) NIB_TRY_STATUS(check_errors(row.timing.error, error_bound("bf16")));
   return {};
 }
 

@@ -113,6 +113,31 @@ double percent_of_limit(const Work& work, double seconds, const Limits& limits) 
   return limit > 0 && seconds > 0 ? 100 * rate / limit : 0;
 }
 
+std::vector<Column> timing_columns() {
+  return {{"MB", true},       {"floor us", true},   {"median us", true}, {"x floor", true},
+          {"achieved", true}, {"% of limit", true}, {"error", true}};
+}
+
+std::vector<std::string> timing_cells(const Timing& t, const Limits& limits) {
+  const double floor = floor_of(t.work, limits).seconds;
+  return {fmt::format("{:.1f}", t.work.bytes / 1e6),
+          fmt::format("{:.1f}", floor * 1e6),
+          fmt::format("{:.1f}", t.seconds * 1e6),
+          fmt::format("{:.2f}", t.seconds / floor),
+          achieved(t.work, t.seconds, limits),
+          fmt::format("{:.1f}", percent_of_limit(t.work, t.seconds, limits)),
+          fmt::format("{:.1e}", t.error)};
+}
+
+void write_timing(JsonWriter& json, const Timing& t, const Limits& limits) {
+  const Floor floor = floor_of(t.work, limits);
+  json.field("bytes", t.work.bytes).field("flops", t.work.flops).field("median_s", t.seconds);
+  json.field("floor_s", floor.seconds).field("floor_by", floor.by_compute ? "compute" : "bytes");
+  json.field("times_floor", t.seconds / floor.seconds);
+  json.field("gb_s", t.work.bytes / t.seconds / 1e9).field("gflops", t.work.flops / t.seconds / 1e9);
+  json.field("percent_of_limit", percent_of_limit(t.work, t.seconds, limits)).field("error", t.error);
+}
+
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
   std::ranges::sort(values);

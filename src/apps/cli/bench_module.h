@@ -1,5 +1,5 @@
-// What bench moe and bench mla share: shapes from a config.json, limits and floors, timing, and the
-// comparison with a reference.
+// What bench linear, bench moe and bench mla share: shapes from a config.json, limits and floors, timing, and
+// the comparison with a reference.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 
 #include "cli/json_writer.h"
 #include "cli/model_options.h"
+#include "cli/table.h"
 #include "nibble/modules/device.h"
 #include "nibble/result.h"
 #include "nibble/system.h"
@@ -72,6 +73,18 @@ Floor floor_of(const Work& work, const Limits& limits);
 // "2.91 TB/s" or "523 TFLOP/s", by what limits the work, and the share of the limit measured in this run.
 std::string achieved(const Work& work, double seconds, const Limits& limits);
 double percent_of_limit(const Work& work, double seconds, const Limits& limits);
+
+// A timed row of a table.
+struct Timing {
+  Work work;
+  double seconds = 0;
+  double error = 0;  // against the definition, in units of the output's rms
+};
+// MB, floor, median, times floor, achieved, % of limit, error.
+std::vector<Column> timing_columns();
+std::vector<std::string> timing_cells(const Timing& timing, const Limits& limits);
+// The same as fields of the object that is open.
+void write_timing(JsonWriter& json, const Timing& timing, const Limits& limits);
 
 // Median seconds of one call of `launch`, which queues work: calls are queued in rows long enough to hide
 // what launching and waiting cost, after two calls that warm up. ErrorCode::interrupted after Ctrl-C.

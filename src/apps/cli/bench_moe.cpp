@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -47,9 +48,7 @@ constexpr Shape kCpuShape{2048, 1408, 64, 6};
 struct Row {
   std::int32_t tokens = 0;
   double experts_hit = 0;  // per call, mean
-  Work work;
-  double seconds = 0;
-  double error = 0;
+  Timing timing;
 };
 
 // Inputs, choices of experts and outputs of the calls of one round.
@@ -111,7 +110,7 @@ class BenchMoeCommand final : public Command {
     const bool json = common_.json || output_ == "json";
     NIB_TRY_STATUS(print(json ? as_json(stamp, rows) : as_text(stamp, rows)));
     double worst = 0;
-    for (const Row& row : rows) worst = std::max(worst, row.error);
+    for (const Row& row : rows) worst = std::max(worst, row.timing.error);
     return check_errors(worst, error_bound(scheme_));
   }
 
@@ -174,15 +173,15 @@ class BenchMoeCommand final : public Command {
     const auto key = static_cast<std::uint64_t>(tokens);
     NIB_TRY(const double round,
             median_seconds(*device_, repetitions_, [&] { return device_->run_recorded(key, launch); }));
-    row.seconds = round / batch.num_calls;
+    row.timing.seconds = round / batch.num_calls;
     if (gate_) NIB_TRY_STATUS(fetch_choices(batch));
     row.experts_hit = experts_hit(batch);
     const double size = static_cast<double>(shape_.hidden) * shape_.intermediate;
-    row.work.bytes = row.experts_hit * static_cast<double>(modules_.front()->expert_bytes());
-    row.work.flops = 6.0 * tokens * shape_.topk * size;
-    row.work.num_kernels = 2;
-    row.work.is_fp8 = scheme_.ends_with("a8");
-    NIB_TRY(row.error, compare(batch));
+    row.timing.work.bytes = row.experts_hit * static_cast<double>(modules_.front()->expert_bytes());
+    row.timing.work.flops = 6.0 * tokens * shape_.topk * size;
+    row.timing.work.num_kernels = 2;
+    row.timing.work.is_fp8 = scheme_.ends_with("a8");
+    NIB_TRY(row.timing.error, compare(batch));
     device_->forget_recorded();  // the batch's memory goes
     return row;
   }
@@ -279,23 +278,13 @@ class BenchMoeCommand final : public Command {
   }
 
   [[nodiscard]] std::string as_text(const ModuleStamp& stamp, const std::vector<Row>& rows) const {
-    Table table({{"tokens", true},
-                 {"experts hit", true},
-                 {"MB", true},
-                 {"floor us", true},
-                 {"median us", true},
-                 {"x floor", true},
-                 {"achieved", true},
-                 {"% of limit", true},
-                 {"error", true}});
+    std::vector<Column> columns{{"tokens", true}, {"experts hit", true}};
+    std::ranges::copy(timing_columns(), std::back_inserter(columns));
+    Table table(columns);
     for (const Row& row : rows) {
-      const double floor = floor_of(row.work, limits_).seconds;
-      table.add({std::to_string(row.tokens), fmt::format("{:.1f}", row.experts_hit),
-                 fmt::format("{:.1f}", row.work.bytes / 1e6), fmt::format("{:.1f}", floor * 1e6),
-                 fmt::format("{:.1f}", row.seconds * 1e6), fmt::format("{:.2f}", row.seconds / floor),
-                 achieved(row.work, row.seconds, limits_),
-                 fmt::format("{:.1f}", percent_of_limit(row.work, row.seconds, limits_)),
-                 fmt::format("{:.1e}", row.error)});
+      std::vector<std::string> cells{std::to_string(row.tokens), fmt::format("{:.1f}", row.experts_hit)};
+      std::ranges::copy(timing_cells(row.timing, limits_), std::back_inserter(cells));
+      table.add(cells);
     }
     return fmt::format(
         "{}\n\n{}\n{}error: largest difference from the float64 reference in units of the row's rms, bound "
@@ -318,15 +307,8 @@ class BenchMoeCommand final : public Command {
     write_limits(json, limits_);
     json.key("results").begin_array();
     for (const Row& row : rows) {
-      const Floor floor = floor_of(row.work, limits_);
       json.begin_object().field("tokens", row.tokens).field("experts_hit", row.experts_hit);
-      json.field("bytes", row.work.bytes).field("flops", row.work.flops).field("median_s", row.seconds);
-      json.field("floor_s", floor.seconds).field("floor_by", floor.by_compute ? "compute" : "bytes");
-      json.field("times_floor", row.seconds / floor.seconds);
-      json.field("gb_s", row.work.bytes / row.seconds / 1e9)
-          .field("gflops", row.work.flops / row.seconds / 1e9);
-      json.field("percent_of_limit", percent_of_limit(row.work, row.seconds, limits_))
-          .field("error", row.error);
+      write_timing(json, row.timing, limits_);
       json.end_object();
     }
     return json.end_array().end_object().text() + "\n";

@@ -60,6 +60,7 @@ std::unique_ptr<Command> make_eval_table();
 std::unique_ptr<Command> make_bench_decode();
 std::unique_ptr<Command> make_bench_prefill();
 std::unique_ptr<Command> make_bench_load();
+std::unique_ptr<Command> make_bench_linear();
 std::unique_ptr<Command> make_bench_moe();
 std::unique_ptr<Command> make_bench_mla();
 std::unique_ptr<Command> make_doctor();

@@ -75,6 +75,12 @@ constexpr std::array kCommands{
                 "nibble bench load DIR\n"
                 "nibble bench load DIR --repetitions 3 -o json\n",
                 &make_bench_load},
+    CommandInfo{"bench linear", "Linear layers against their floor and their definition",
+                "nibble bench linear\n"
+                "nibble bench linear --device cuda --scheme fp8_w8a8 --tokens 1,64,4096\n"
+                "nibble bench linear --shapes 7168x16384,2x2048x7168 --scheme nvfp4 --json\n"
+                "nibble bench linear --config config.json\n",
+                &make_bench_linear},
     CommandInfo{"bench moe", "One mixture-of-experts layer against its floor and its definition",
                 "nibble bench moe\n"
                 "nibble bench moe --device cuda --scheme nvfp4 --tokens 1,16,256\n"
