@@ -84,7 +84,9 @@ TEST_P(LinearLayer, RecordedCallsReadWhatMemoryHolds) {
 }
 
 TEST_P(LinearLayer, Errors) {
-  const auto make = [&](LinearModuleConfig config) { return LinearModule::create_dummy(device, config, 1); };
+  const auto make = [&](const LinearModuleConfig& config) {
+    return LinearModule::create_dummy(device, config, 1);
+  };
   LinearModuleConfig config = small("bf16", false);
   config.in_features = 0;
   expect_error(make(config), ErrorCode::bad_input, "in_features is 0");
