@@ -24,8 +24,6 @@ namespace nibble::cli {
 namespace {
 
 constexpr std::int32_t kMaxSize = 1 << 20;
-constexpr std::int32_t kMaxLayers = 64;
-constexpr std::int32_t kMaxRepetitions = 10000;
 // Layers take turns until the weights of a round are far larger than any cache.
 constexpr double kColdBytes = 512e6;
 // Tokens whose outputs are compared with the definition.
@@ -125,36 +123,28 @@ class BenchLinearCommand final : public Command {
                      "Outputs x inputs, comma-separated: 7168x16384; 2x2048x7168 is gate and up with SiLU");
     options.add_text("--scheme", scheme_, "SCHEME", "Number format: mxfp4, nvfp4, fp8, fp8_w8a8, bf16, ...");
     options.heading("Benchmark");
-    options.add_integers("--tokens,-n", tokens_, 1,
-                         "Numbers of tokens; 1,2,8,16,64,256,1024,4096 (CPU 1,8,64)");
-    options.add_integer("--layers", layers_, 1, kMaxLayers,
-                        "Layers that take turns; as many as make weights cold");
-    options.add_integer("--repetitions,-r", repetitions_, 1, kMaxRepetitions,
-                        "Timed rows of calls, of which the median counts");
-    options.add_choice("--output,-o", output_, {"md", "json"}, "Form of the result");
-    add_common_options(options, common_, "The same as -o json");
+    turns_.define(options, "Numbers of tokens; 1,2,8,16,64,256,1024,4096 (CPU 1,8,64)");
   }
 
   Status run() override {
     const InterruptScope scope(nullptr);
-    NIB_TRY(device_, open_device(common_));
+    NIB_TRY(device_, open_device(turns_.common));
     limits_.on_gpu = device_->kind() == DeviceKind::cuda;
     NIB_TRY(const std::vector<Shape> shapes, chosen_shapes());
-    if (tokens_.empty()) {
-      tokens_ = limits_.on_gpu ? std::vector<std::int32_t>{1, 2, 8, 16, 64, 256, 1024, 4096}
-                               : std::vector<std::int32_t>{1, 8, 64};
+    if (turns_.tokens.empty()) {
+      turns_.tokens = limits_.on_gpu ? std::vector<std::int32_t>{1, 2, 8, 16, 64, 256, 1024, 4096}
+                                     : std::vector<std::int32_t>{1, 8, 64};
     }
-    if (std::ranges::max(tokens_) > kMaxSize) return bad_input("--tokens goes up to 1048576");
-    measure_now(*device_, common_, limits_.before);
+    if (std::ranges::max(turns_.tokens) > kMaxSize) return bad_input("--tokens goes up to 1048576");
+    measure_now(*device_, turns_.common, limits_.before);
     std::vector<Row> rows;
     {
-      Progress progress(common_.progress);
+      Progress progress(turns_.common.progress);
       for (const Shape& shape : shapes) NIB_TRY_STATUS(measure(shape, rows, shapes.size(), progress));
     }
-    measure_now(*device_, common_, limits_.after);
-    NIB_TRY(const ModuleStamp stamp, make_module_stamp(*device_, common_, arguments()));
-    const bool json = common_.json || output_ == "json";
-    NIB_TRY_STATUS(print(json ? as_json(stamp, rows) : as_text(stamp, rows)));
+    measure_now(*device_, turns_.common, limits_.after);
+    NIB_TRY(const ModuleStamp stamp, make_module_stamp(*device_, turns_.common, arguments()));
+    NIB_TRY_STATUS(print(turns_.json() ? as_json(stamp, rows) : as_text(stamp, rows)));
     double worst = 0;
     for (const Row& row : rows) worst = std::max(worst, row.timing.error);
     return check_errors(worst, error_bound(scheme_));
@@ -184,7 +174,7 @@ class BenchLinearCommand final : public Command {
   // All numbers of tokens for one shape.
   Status measure(const Shape& shape, std::vector<Row>& rows, std::size_t num_shapes, Progress& progress) {
     NIB_TRY_STATUS(make_layers(shape));
-    const std::int32_t most = std::ranges::max(tokens_);
+    const std::int32_t most = std::ranges::max(turns_.tokens);
     const auto width = static_cast<std::size_t>(shape.in);
     const std::vector<float> x = random_normal(static_cast<std::size_t>(most) * width, 17);
     NIB_TRY(const DeviceArray x_there, copy_to(*device_, x));
@@ -192,8 +182,8 @@ class BenchLinearCommand final : public Command {
             device_->allocate(static_cast<std::size_t>(most) * static_cast<std::size_t>(shape.out) *
                               sizeof(float)));
     NIB_TRY(const std::vector<double> want, modules_.front()->reference(checked_inputs(x, width)));
-    for (const std::int32_t tokens : tokens_) {
-      progress.callback()("bench linear", rows.size(), num_shapes * tokens_.size(), "cases");
+    for (const std::int32_t tokens : turns_.tokens) {
+      progress.callback()("bench linear", rows.size(), num_shapes * turns_.tokens.size(), "cases");
       NIB_TRY(const Timing timing, time(shape, tokens, x_there, y_there));
       rows.push_back({.shape = shape, .tokens = tokens, .timing = timing});
       NIB_TRY(rows.back().timing.error, compare(shape, tokens, x_there, y_there, want));
@@ -208,19 +198,10 @@ class BenchLinearCommand final : public Command {
                                     .out_features = shape.out,
                                     .gated = shape.gated,
                                     .scheme = scheme_,
-                                    .max_tokens = std::ranges::max(tokens_)};
+                                    .max_tokens = std::ranges::max(turns_.tokens)};
     modules_.clear();
-    std::int32_t wanted = std::max(layers_, 1);
-    for (std::int32_t i = 0; i < wanted; ++i) {
-      NIB_TRY(std::unique_ptr<LinearModule> layer,
-              LinearModule::create_dummy(device_, config, static_cast<std::uint64_t>(i) + 1));
-      if (i == 0 && layers_ == 0) {
-        const double needed = kColdBytes / static_cast<double>(layer->weight_bytes());
-        wanted = static_cast<std::int32_t>(std::clamp(needed + 1, 1.0, static_cast<double>(kMaxLayers)));
-      }
-      modules_.push_back(std::move(layer));
-      if (interrupted()) return interrupted_error();
-    }
+    const auto create = [&](std::uint64_t seed) { return LinearModule::create_dummy(device_, config, seed); };
+    NIB_TRY(modules_, make_turns(create, turns_.layers, kColdBytes, kMaxTurns));
     return {};
   }
 
@@ -231,7 +212,7 @@ class BenchLinearCommand final : public Command {
       return {};
     };
     Timing timing;
-    NIB_TRY(const double seconds, median_seconds(*device_, repetitions_, [&] {
+    NIB_TRY(const double seconds, median_seconds(*device_, turns_.repetitions, [&] {
               return device_->run_recorded(static_cast<std::uint64_t>(tokens), round);
             }));
     device_->forget_recorded();
@@ -276,7 +257,7 @@ class BenchLinearCommand final : public Command {
     JsonWriter json;
     json.begin_object();
     write_stamp(json, stamp);
-    json.field("scheme", scheme_).field("repetitions", repetitions_);
+    json.field("scheme", scheme_).field("repetitions", turns_.repetitions);
     json.field("error_bound", error_bound(scheme_));
     write_limits(json, limits_);
     json.key("results").begin_array();
@@ -289,14 +270,10 @@ class BenchLinearCommand final : public Command {
     return json.end_array().end_object().text() + "\n";
   }
 
-  CommonOptions common_;
+  TurnOptions turns_;
   std::filesystem::path config_;
   std::string shape_list_;
   std::string scheme_ = "mxfp4";
-  std::vector<std::int32_t> tokens_;
-  std::int32_t layers_ = 0;
-  std::int32_t repetitions_ = 15;
-  std::string output_ = "md";
 
   std::shared_ptr<ModuleDevice> device_;
   Limits limits_;

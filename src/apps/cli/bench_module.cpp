@@ -10,6 +10,7 @@
 #include <random>
 
 #include "cli/files.h"
+#include "cli/options.h"
 #include "cli/signals.h"
 
 namespace nibble::cli {
@@ -38,6 +39,8 @@ void flatten(const nlohmann::json& object, const std::string& prefix, std::map<s
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
+
+constexpr std::int32_t kMaxRepetitions = 10000;
 
 double peak_of(const MachineLimits& limits) {
   return limits.bf16_gflops > 0 ? limits.bf16_gflops : limits.fp32_gflops;
@@ -111,6 +114,16 @@ double percent_of_limit(const Work& work, double seconds, const Limits& limits) 
   const double limit = 1e9 * (compute ? limits.peak_gflops() : limits.read_gb_s());
   const double rate = (compute ? work.flops : work.bytes) / seconds;
   return limit > 0 && seconds > 0 ? 100 * rate / limit : 0;
+}
+
+void TurnOptions::define(OptionSet& options, const std::string& tokens_help) {
+  options.add_integers("--tokens,-n", tokens, 1, tokens_help);
+  options.add_integer("--layers", layers, 1, kMaxTurns,
+                      "Layers that take turns; as many as make weights cold");
+  options.add_integer("--repetitions,-r", repetitions, 1, kMaxRepetitions,
+                      "Timed rows of calls, of which the median counts");
+  options.add_choice("--output,-o", output, {"md", "json"}, "Form of the result");
+  add_common_options(options, common, "The same as -o json");
 }
 
 std::vector<Column> timing_columns() {

@@ -2,6 +2,8 @@
 // the comparison with a reference.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -9,10 +11,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cli/json_writer.h"
 #include "cli/model_options.h"
+#include "cli/signals.h"
 #include "cli/table.h"
 #include "nibble/modules/device.h"
 #include "nibble/result.h"
@@ -38,6 +43,40 @@ class ShapeFile {
 
 // The device of --device and --threads.
 Result<std::shared_ptr<ModuleDevice>> open_device(const CommonOptions& common);
+
+class OptionSet;
+
+// Options of the benches in which layers take turns, so that weights come from memory.
+struct TurnOptions {
+  CommonOptions common;
+  std::vector<std::int32_t> tokens;
+  std::int32_t layers = 0;  // 0: as many as make weights cold
+  std::int32_t repetitions = 15;
+  std::string output = "md";
+
+  void define(OptionSet& options, const std::string& tokens_help);
+  [[nodiscard]] bool json() const { return common.json || output == "json"; }
+};
+constexpr std::int32_t kMaxTurns = 64;
+
+// The layers of create(seed), a Result of a module's unique_ptr: `wanted`, or if that is 0 as many as weigh
+// `cold_bytes`, up to `most`.
+template <class Create>
+auto make_turns(const Create& create, std::int32_t wanted, double cold_bytes, std::int32_t most)
+    -> Result<std::vector<std::remove_cvref_t<decltype(create(std::uint64_t{1}).value())>>> {
+  std::vector<std::remove_cvref_t<decltype(create(std::uint64_t{1}).value())>> layers;
+  double count = wanted;
+  do {
+    NIB_TRY(auto layer, create(static_cast<std::uint64_t>(layers.size()) + 1));
+    if (wanted == 0) {
+      count = std::clamp(std::floor(cold_bytes / static_cast<double>(layer->weight_bytes())) + 1, 1.0,
+                         static_cast<double>(most));
+    }
+    layers.push_back(std::move(layer));
+    if (interrupted()) return interrupted_error();
+  } while (static_cast<double>(layers.size()) < count);
+  return layers;
+}
 
 // What a piece of work must do at least.
 struct Work {

@@ -27,11 +27,10 @@ namespace nibble::cli {
 namespace {
 
 constexpr std::int32_t kMaxSize = 1 << 20;
-constexpr std::int32_t kMaxLayers = 64;
-constexpr std::int32_t kMaxRepetitions = 10000;
 // Layers take turns until the weights of a round are far larger than any cache.
 constexpr double kColdBytesGpu = 8e9;
 constexpr double kColdBytesCpu = 512e6;
+constexpr std::int32_t kMaxColdLayers = 8;
 // Tokens whose outputs are compared with the definition, per batch size.
 constexpr std::int32_t kCheckedTokens = 2;
 
@@ -80,35 +79,27 @@ class BenchMoeCommand final : public Command {
     options.add_flag("--gate", gate_,
                      "The whole layer: experts are chosen by a sigmoid gate in the same call");
     options.heading("Benchmark");
-    options.add_integers("--tokens,-n", tokens_, 1,
-                         "Batch sizes; 1,2,4,8,16,64,256,512,1024,4096 (CPU 1,4,16,64)");
-    options.add_integer("--layers", layers_, 1, kMaxLayers,
-                        "Layers that take turns; as many as make weights cold");
-    options.add_integer("--repetitions,-r", repetitions_, 1, kMaxRepetitions,
-                        "Timed rows of calls, of which the median counts");
-    options.add_choice("--output,-o", output_, {"md", "json"}, "Form of the result");
-    add_common_options(options, common_, "The same as -o json");
+    turns_.define(options, "Batch sizes; 1,2,4,8,16,64,256,512,1024,4096 (CPU 1,4,16,64)");
   }
 
   Status run() override {
     const InterruptScope scope(nullptr);
-    NIB_TRY(device_, open_device(common_));
+    NIB_TRY(device_, open_device(turns_.common));
     limits_.on_gpu = device_->kind() == DeviceKind::cuda;
     NIB_TRY_STATUS(complete_shape());
     NIB_TRY_STATUS(make_layers());
-    measure_now(*device_, common_, limits_.before);
+    measure_now(*device_, turns_.common, limits_.before);
     std::vector<Row> rows;
-    Progress progress(common_.progress);
-    for (const std::int32_t tokens : tokens_) {
-      progress.callback()("bench moe", rows.size(), tokens_.size(), "batch sizes");
+    Progress progress(turns_.common.progress);
+    for (const std::int32_t tokens : turns_.tokens) {
+      progress.callback()("bench moe", rows.size(), turns_.tokens.size(), "batch sizes");
       NIB_TRY(Row row, measure(tokens));
       rows.push_back(row);
     }
     progress.clear();
-    measure_now(*device_, common_, limits_.after);
-    NIB_TRY(const ModuleStamp stamp, make_module_stamp(*device_, common_, arguments()));
-    const bool json = common_.json || output_ == "json";
-    NIB_TRY_STATUS(print(json ? as_json(stamp, rows) : as_text(stamp, rows)));
+    measure_now(*device_, turns_.common, limits_.after);
+    NIB_TRY(const ModuleStamp stamp, make_module_stamp(*device_, turns_.common, arguments()));
+    NIB_TRY_STATUS(print(turns_.json() ? as_json(stamp, rows) : as_text(stamp, rows)));
     double worst = 0;
     for (const Row& row : rows) worst = std::max(worst, row.timing.error);
     return check_errors(worst, error_bound(scheme_));
@@ -129,11 +120,11 @@ class BenchMoeCommand final : public Command {
     if (shape_.intermediate == 0) shape_.intermediate = given.intermediate;
     if (shape_.experts == 0) shape_.experts = given.experts;
     if (shape_.topk == 0) shape_.topk = given.topk;
-    if (tokens_.empty()) {
-      tokens_ = limits_.on_gpu ? std::vector<std::int32_t>{1, 2, 4, 8, 16, 64, 256, 512, 1024, 4096}
-                               : std::vector<std::int32_t>{1, 4, 16, 64};
+    if (turns_.tokens.empty()) {
+      turns_.tokens = limits_.on_gpu ? std::vector<std::int32_t>{1, 2, 4, 8, 16, 64, 256, 512, 1024, 4096}
+                                     : std::vector<std::int32_t>{1, 4, 16, 64};
     }
-    if (std::ranges::max(tokens_) > kMaxSize) return bad_input("--tokens goes up to 1048576");
+    if (std::ranges::max(turns_.tokens) > kMaxSize) return bad_input("--tokens goes up to 1048576");
     return {};
   }
 
@@ -145,19 +136,10 @@ class BenchMoeCommand final : public Command {
                                  .gate = gate_ ? MoeGate::sigmoid : MoeGate::none,
                                  .norm_topk_prob = true,
                                  .scheme = scheme_,
-                                 .max_tokens = std::ranges::max(tokens_)};
-    std::int32_t wanted = std::max(layers_, 1);
-    for (std::int32_t i = 0; i < wanted; ++i) {
-      NIB_TRY(std::unique_ptr<MoeModule> layer,
-              MoeModule::create_dummy(device_, config, static_cast<std::uint64_t>(i) + 1));
-      if (i == 0 && layers_ == 0) {
-        const double cold = limits_.on_gpu ? kColdBytesGpu : kColdBytesCpu;
-        wanted = std::clamp(static_cast<std::int32_t>(cold / static_cast<double>(layer->weight_bytes())) + 1,
-                            1, 8);
-      }
-      modules_.push_back(std::move(layer));
-      if (interrupted()) return interrupted_error();
-    }
+                                 .max_tokens = std::ranges::max(turns_.tokens)};
+    const double cold = limits_.on_gpu ? kColdBytesGpu : kColdBytesCpu;
+    const auto create = [&](std::uint64_t seed) { return MoeModule::create_dummy(device_, config, seed); };
+    NIB_TRY(modules_, make_turns(create, turns_.layers, cold, kMaxColdLayers));
     return {};
   }
 
@@ -172,7 +154,7 @@ class BenchMoeCommand final : public Command {
     // A round is one recording: what is timed are the layers, one after the other, as in a model.
     const auto key = static_cast<std::uint64_t>(tokens);
     NIB_TRY(const double round,
-            median_seconds(*device_, repetitions_, [&] { return device_->run_recorded(key, launch); }));
+            median_seconds(*device_, turns_.repetitions, [&] { return device_->run_recorded(key, launch); }));
     row.timing.seconds = round / batch.num_calls;
     if (gate_) NIB_TRY_STATUS(fetch_choices(batch));
     row.experts_hit = experts_hit(batch);
@@ -303,7 +285,7 @@ class BenchMoeCommand final : public Command {
         .field("scheme", scheme_)
         .field("gate", gate_)
         .field("layers", modules_.size());
-    json.field("repetitions", repetitions_).field("error_bound", error_bound(scheme_));
+    json.field("repetitions", turns_.repetitions).field("error_bound", error_bound(scheme_));
     write_limits(json, limits_);
     json.key("results").begin_array();
     for (const Row& row : rows) {
@@ -314,15 +296,11 @@ class BenchMoeCommand final : public Command {
     return json.end_array().end_object().text() + "\n";
   }
 
-  CommonOptions common_;
+  TurnOptions turns_;
   std::filesystem::path config_;
   Shape shape_;
   std::string scheme_ = "mxfp4";
   bool gate_ = false;
-  std::vector<std::int32_t> tokens_;
-  std::int32_t layers_ = 0;
-  std::int32_t repetitions_ = 15;
-  std::string output_ = "md";
 
   std::shared_ptr<ModuleDevice> device_;
   Limits limits_;

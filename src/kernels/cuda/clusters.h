@@ -17,7 +17,7 @@ constexpr int kMaxCluster = 8;  // a cluster of more blocks is not portable
 // host thread may.
 class FittingClusters {
  public:
-  // Of `size` blocks, at least 1. The kernel may have its shared memory already.
+  // Of `size` blocks, at least 1. The kernel must have been allowed its shared memory.
   template <class... Parameters>
   int of(int size, void (*kernel)(Parameters...), int threads, int shared_bytes) {
     std::atomic<int>& known = known_[static_cast<std::size_t>(size)];
