@@ -35,6 +35,9 @@ struct KernelTable {
   // takes.
   DType (*rebuilt)(std::int64_t d_nope, std::int64_t d_rope,
                    std::int64_t d_v) = [](std::int64_t, std::int64_t, std::int64_t) { return DType::f32; };
+  // Whether linear, linear_pair and gated_linear quantise their inputs to this format themselves (fast
+  // products with weights whose shape names it), which saves a pass over them.
+  bool (*quantizes_inputs)(quant::ActivationFormat) = [](quant::ActivationFormat) { return false; };
   // Whether fused_moe takes args.shared along, which is then faster than gated_linear and linear beside it.
   bool (*takes_shared_experts)(const FusedMoeArgs&) = [](const FusedMoeArgs&) { return false; };
 };

@@ -12,7 +12,7 @@ GatedMlp::GatedMlp(kernels::Weight gate, kernels::Weight up, kernels::Weight dow
 
 void GatedMlp::forward(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
-  forward(ctx, QuantizedInput(ctx, x, {activations()}), y);
+  forward(ctx, QuantizedInput(ctx, x, {activations()}, QuantizedInput::Readers::fast_linears), y);
 }
 
 void GatedMlp::forward(Context& ctx, const QuantizedInput& input, TensorView y) const {

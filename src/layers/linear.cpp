@@ -7,7 +7,7 @@ using kernels::Precision;
 void Linear::forward(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
   if (ctx.records_inputs()) ctx.inputs->record({.weights = {&weight_}, .x = x, .rows = {}});
-  forward(ctx, QuantizedInput(ctx, x, {activations()}), y);
+  run(ctx, input(ctx, x), y, false);
 }
 
 void Linear::forward(Context& ctx, const QuantizedInput& x, TensorView y) const {
@@ -31,7 +31,13 @@ void Linear::forward_with(Context& ctx, const QuantizedInput& x, TensorView y, c
 void Linear::forward_add(Context& ctx, TensorView x, TensorView y) const {
   const ArenaScope scope(ctx.arena);
   if (ctx.records_inputs()) ctx.inputs->record({.weights = {&weight_}, .x = x, .rows = {}});
-  run(ctx, QuantizedInput(ctx, x, {activations()}).as(activations()), y, true);
+  run(ctx, input(ctx, x), y, true);
+}
+
+TensorView Linear::input(Context& ctx, TensorView x) const {
+  const auto readers =
+      precision_ == Precision::fast ? QuantizedInput::Readers::fast_linears : QuantizedInput::Readers::any;
+  return QuantizedInput(ctx, x, {activations()}, readers).as(activations());
 }
 
 void Linear::run(Context& ctx, TensorView x, TensorView y, bool accumulate) const {

@@ -34,6 +34,8 @@ class Linear {
   [[nodiscard]] kernels::Weight& weight() noexcept { return weight_; }
 
  private:
+  // x as the product takes it.
+  [[nodiscard]] TensorView input(Context& ctx, TensorView x) const;
   void run(Context& ctx, TensorView x, TensorView y, bool accumulate) const;
 
   kernels::Weight weight_;

@@ -6,8 +6,8 @@ void LmHead::forward(Context& ctx, TensorView x, TensorView logits) const {
   if (tied_ == nullptr) return linear_.forward(ctx, x, logits);
   const ArenaScope scope(ctx.arena);
   const quant::ActivationFormat format = tied_->table().shape.activations;
-  ctx.table.linear(ctx.exec,
-                   {.x = QuantizedInput(ctx, x, {format}).as(format), .w = tied_->table(), .y = logits});
+  const QuantizedInput input(ctx, x, {format}, QuantizedInput::Readers::fast_linears);
+  ctx.table.linear(ctx.exec, {.x = input.as(format), .w = tied_->table(), .y = logits});
 }
 
 }  // namespace nibble::layers

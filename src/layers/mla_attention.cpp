@@ -59,7 +59,8 @@ void MlaAttention::forward(Context& ctx, const ForwardBatch& batch, const Rope& 
                   .q_pe = q.columns(config_.qk_nope_head_dim, config_.qk_head_dim()),
                   .o = ctx.arena.tensor(DType::f32, {m, heads, config_.v_head_dim})};
   const Linear& first_query = weights_.q_proj ? *weights_.q_proj : *weights_.q_a_proj;
-  const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()});
+  const QuantizedInput input(ctx, x, {first_query.activations(), weights_.kv_a_proj_with_mqa.activations()},
+                             QuantizedInput::Readers::fast_linears);
   if (ctx.records_inputs()) {
     ctx.inputs->record(
         {.weights = {&first_query.weight(), &weights_.kv_a_proj_with_mqa.weight()}, .x = x, .rows = {}});

@@ -59,7 +59,8 @@ struct LinearModule::Impl {
   void launch(layers::Context& ctx, std::int64_t m, const float* x, float* y) const {
     const ArenaScope scope(ctx.arena);
     const quant::ActivationFormat format = weight.shape.activations;
-    const layers::QuantizedInput input(ctx, rows(x, m, config.in_features), {format});
+    const layers::QuantizedInput input(ctx, rows(x, m, config.in_features), {format},
+                                       layers::QuantizedInput::Readers::fast_linears);
     const TensorView out = rows(y, m, config.out_features);
     if (config.gated) {
       ctx.table.gated_linear(ctx.exec, {.x = input.as(format), .gate = weight, .up = up, .y = out});

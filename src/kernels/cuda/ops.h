@@ -11,6 +11,7 @@ void embed(Exec& exec, const EmbedArgs& args);
 void linear(Exec& exec, const LinearArgs& args);
 void linear_pair(Exec& exec, const LinearPairArgs& args);
 void gated_linear(Exec& exec, const GatedLinearArgs& args);
+bool quantizes_inputs(quant::ActivationFormat format);
 void head_linear(Exec& exec, const HeadLinearArgs& args);
 void head_linear_transposed(Exec& exec, const HeadLinearTransposedArgs& args);
 

@@ -24,6 +24,7 @@ KernelTable table() {
       .fused_moe = fused_moe,
       .sample = sample,
       .rebuilt = rebuilt,
+      .quantizes_inputs = quantizes_inputs,
       .takes_shared_experts = takes_shared_experts,
   };
 }

@@ -42,6 +42,7 @@ class WaitingDevice final : public Device {
     wrap<&KernelTable::fused_moe>();
     wrap<&KernelTable::sample>();
     table_.rebuilt = cuda_table().rebuilt;
+    table_.quantizes_inputs = cuda_table().quantizes_inputs;
     table_.takes_shared_experts = cuda_table().takes_shared_experts;
   }
 

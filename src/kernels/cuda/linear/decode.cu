@@ -20,6 +20,7 @@
 #include "kernels/cuda/hopper/mma.cuh"
 #include "kernels/cuda/linear/decode.h"
 #include "kernels/cuda/linear/dispatch.h"
+#include "kernels/cuda/linear/e4m3_inputs.cuh"
 #include "kernels/cuda/linear/inputs.cuh"
 #include "kernels/cuda/overlap.h"
 
@@ -51,6 +52,7 @@ struct DecodeArgs {
   int run_tiles;       // of a cluster, at most
   int stages;          // of a warp's ring
   bool quads_aligned;  // rows of x start at multiples of 16 bytes
+  bool fp8_inputs;
   bool accumulate;
 };
 
@@ -251,24 +253,30 @@ __device__ __forceinline__ void multiply_block(const PackedWeight& w, const std:
 __device__ __forceinline__ void round_inputs(const DecodeArgs& args, const Run& blocks,
                                              std::uint32_t* inputs) {
   constexpr int kAtOnce = 4;  // loads in flight of a thread
+  constexpr int kOctetsOfGroup = kE4m3Group / 8;
   const PackedWeight& w = args.w[0];
   const std::int32_t* permutation = permutation_of(w, 0);
   const int octets = (blocks.end - blocks.begin) * (kBlockK / 8);
-  const int total = octets * args.m;
+  // Whole groups; what lies past the end of k is zero.
+  const int row = (octets + kOctetsOfGroup - 1) / kOctetsOfGroup * kOctetsOfGroup;
+  const int total = row * args.m;
   for (int begin = static_cast<int>(threadIdx.x); begin < total; begin += kAtOnce * kThreads) {
     InputOctet loaded[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      loaded[i] = load_octet(args.x + index / octets * args.x_stride, permutation,
-                             blocks.begin * kBlockK + index % octets * 8, w.k, args.quads_aligned);
+      loaded[i] = index % row < octets
+                      ? load_octet(args.x + index / row * args.x_stride, permutation,
+                                   blocks.begin * kBlockK + index % row * 8, w.k, args.quads_aligned)
+                      : InputOctet{};
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kThreads;
       if (index >= total) break;
-      store_octet(inputs, index % octets, index / octets, args.m, loaded[i]);
+      if (args.fp8_inputs) round_to_e4m3<kOctetsOfGroup>(loaded[i].v);
+      if (index % row < octets) store_octet(inputs, index % row, index / row, args.m, loaded[i]);
     }
   }
 }
@@ -441,7 +449,11 @@ Cut choose_cut(const PackedWeight& w, int num_tiles, int num_matrices, int stage
   Cut best;
   double best_cost = 0.0;
   for (int slices = 1; slices <= kMaxSlices; slices *= 2) {
-    const int slice_blocks = ceil_div(w.num_blocks, slices);
+    // Whole groups of inputs that share a scale.
+    constexpr int kBlocksOfGroup = kE4m3Group / kBlockK;
+    const int slice_blocks = slices == 1
+                                 ? w.num_blocks
+                                 : ceil_div(ceil_div(w.num_blocks, slices), kBlocksOfGroup) * kBlocksOfGroup;
     if (slice_blocks * (slices - 1) >= w.num_blocks) continue;
     const int clusters = num_sms / slices;
     for (int warps_k = 1; warps_k * num_matrices <= kWarps; warps_k *= 2) {
@@ -504,6 +516,7 @@ DecodeArgs make_args(const Product& p, const PackedWeight& other, int num_tiles,
           .run_tiles = cut.run_tiles,
           .stages = cut.stages,
           .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
+          .fp8_inputs = p.fp8_inputs,
           .accumulate = p.accumulate};
 }
 

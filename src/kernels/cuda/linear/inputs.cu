@@ -1,9 +1,8 @@
 #include "kernels/cuda/linear/inputs.h"
 
-#include <cuda_fp8.h>
-
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/hopper/barrier.cuh"
+#include "kernels/cuda/linear/e4m3_inputs.cuh"
 #include "kernels/cuda/linear/tiles.cuh"
 #include "kernels/cuda/overlap.h"
 
@@ -13,7 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kChunks = 8;  // of 16 bytes in a token's 128; one thread each
 constexpr int kTokens = kThreads / kChunks;
-constexpr int kPanelK = 128;  // of E4M3
+constexpr int kPanelK = kE4m3Group;  // of E4M3
 
 // What a thread makes a chunk of.
 struct Place {
@@ -29,6 +28,9 @@ __device__ __forceinline__ Place place_of_thread() {
 __device__ __forceinline__ uint4& chunk_at(uint4* panels, const Place& place, int m_pad) {
   return panels[(static_cast<std::int64_t>(place.panel) * m_pad + place.token) * kChunks +
                 (place.chunk ^ (place.token % 8))];
+}
+__device__ __forceinline__ uint4 round_eight(const float* v) {
+  return {round_pair(v[0], v[1]), round_pair(v[2], v[3]), round_pair(v[4], v[5]), round_pair(v[6], v[7])};
 }
 
 // Inputs [column, column + kCount) of a row, zero past its end.
@@ -62,70 +64,65 @@ __global__ void __launch_bounds__(kThreads)
     load_values(x + place.token * x_stride, permutation, place.panel * kBlockK + place.chunk * 8, k,
                 quads_aligned, v);
   }
-  chunk_at(panels, place, m_pad) = {round_pair(v[0], v[1]), round_pair(v[2], v[3]), round_pair(v[4], v[5]),
-                                    round_pair(v[6], v[7])};
+  chunk_at(panels, place, m_pad) = round_eight(v);
 }
 
-// Over the eight threads of a token's panel.
-__device__ __forceinline__ float max_of_panel(float value) {
-#pragma unroll
-  for (int offset = 1; offset < kChunks; offset *= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFU, value, offset));
+// Through FP8 first. A block has two panels, a thread two chunks of one of them.
+__global__ void __launch_bounds__(kThreads)
+    round_e4m3_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, int num_panels,
+                             uint4* panels, bool quads_aligned) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const Place place = place_of_thread();
+  float values[16] = {};
+  if (place.token < m) {
+    load_values(x + place.token * x_stride, nullptr, place.panel * kPanelK + place.chunk * 16, k,
+                quads_aligned, values);
   }
-  return value;
+  round_to_e4m3<kChunks>(values);
+  Place to{.panel = place.panel * 2 + place.chunk / 4, .token = place.token, .chunk = place.chunk % 4 * 2};
+  if (to.token >= m_pad || to.panel >= num_panels) return;
+  chunk_at(panels, to, m_pad) = round_eight(values);
+  ++to.chunk;
+  chunk_at(panels, to, m_pad) = round_eight(values + 8);
 }
+
 __device__ __forceinline__ bool all_of_panel(bool value) {
   const unsigned votes = __ballot_sync(0xFFFFFFFFU, value);
   const unsigned mine = 0xFFU << (threadIdx.x % 32 / kChunks * kChunks);
   return (votes & mine) == mine;
 }
 
-// Sixteen E4M3 codes, two in the low half of each word, and their values.
-struct Codes {
-  std::uint32_t pairs[8];
+using Codes = E4m3Codes<16>;
 
-  __device__ __forceinline__ void make(const float (&scaled)[16]) {
+// Whether these codes times scale are the inputs.
+__device__ __forceinline__ bool give(const Codes& codes, const float (&inputs)[16], float scale) {
+  float values[16];
+  codes.values(scale, values);
+  bool same = true;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      pairs[i] = __nv_cvt_float2_to_fp8x2({scaled[2 * i], scaled[2 * i + 1]}, __NV_SATFINITE, __NV_E4M3);
-    }
-  }
-  // Whether these times scale are the inputs.
-  [[nodiscard]] __device__ __forceinline__ bool give(const float (&values)[16], float scale) const {
-    bool same = true;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const __half2 pair(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pairs[i]), __NV_E4M3));
-      same = same && __low2float(pair) * scale == values[2 * i] &&
-             __high2float(pair) * scale == values[2 * i + 1];
-    }
-    return same;
-  }
-};
+  for (int i = 0; i < 16; ++i) same = same && values[i] == inputs[i];
+  return same;
+}
 
 __device__ __forceinline__ float quantize(const float (&values)[16], Codes& codes) {
-  constexpr float kFloor = 1e-12F;
-  constexpr float kE4m3Max = 448.0F;
-  float largest = kFloor;
-#pragma unroll
-  for (int i = 0; i < 16; ++i) largest = fmaxf(largest, fabsf(values[i]));
-  const float scale = __fdiv_rn(max_of_panel(largest), kE4m3Max);
+  const float scale = e4m3_scale(largest_magnitude<kChunks>(values));
   float scaled[16];
 
   const float power = __uint_as_float((__float_as_uint(scale) + 0x7FFFFFU) & 0x7F800000U);
 #pragma unroll
   for (int i = 0; i < 16; ++i) scaled[i] = values[i] * (1.0F / power);
   codes.make(scaled);
-  if (all_of_panel(codes.give(values, power))) return power;
+  if (all_of_panel(give(codes, values, power))) return power;
 
 #pragma unroll
   for (int i = 0; i < 16; ++i) scaled[i] = __fdiv_rn(values[i], scale);
   codes.make(scaled);
   const float above = __uint_as_float(__float_as_uint(scale) + 1U);
   const float below = __uint_as_float(__float_as_uint(scale) - 1U);
-  const bool is_scale = all_of_panel(codes.give(values, scale));
-  const bool is_above = all_of_panel(codes.give(values, above));
-  const bool is_below = all_of_panel(codes.give(values, below));
+  const bool is_scale = all_of_panel(give(codes, values, scale));
+  const bool is_above = all_of_panel(give(codes, values, above));
+  const bool is_below = all_of_panel(give(codes, values, below));
   return is_scale ? scale : is_above ? above : is_below ? below : scale;
 }
 
@@ -173,6 +170,12 @@ dim3 grid_of(int panels, int m_pad) {
 }  // namespace
 
 void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch) {
+  if (p.fp8_inputs) {
+    launch_overlapped(round_e4m3_inputs_kernel, grid_of(ceil_div(p.w.num_blocks, 2), m_pad), kThreads, 0,
+                      launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, p.w.num_blocks,
+                      panels, has_aligned_quads(p));
+    return;
+  }
   const auto* permutation = p.w.permutation_offset != 0
                                 ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
                                 : nullptr;

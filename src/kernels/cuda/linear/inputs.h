@@ -8,7 +8,8 @@ struct uint4;
 
 namespace nibble::kernels::cuda {
 
-// Rounded to bf16, 64 inputs a panel, as many panels as p.w has blocks; tokens past p.m are zero.
+// Rounded to bf16 (through FP8, where p.fp8_inputs; not with act-order then), 64 inputs a panel, as many
+// panels as p.w has blocks; tokens past p.m are zero.
 void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch);
 
 // Quantised to E4M3, 128 inputs a panel, each with a float32 scale in scales[panel][m_pad]: of 16 tokens,
@@ -17,9 +18,9 @@ void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launc
 // Of the 16 inputs of a k16 step, byte 4 t + i is input 2 t + {0, 1, 8, 9}[i]: an FP8 operand holds four
 // bytes a register where the packed layout has pairs.
 //
-// For inputs that come from quantize_activation, codes and scale are exactly what it made, so that nothing is
-// lost a second time: a scale is the largest magnitude / 448 up to a rounding, and of its neighbours, and of
-// the next power of two, the first that gives back all 128 inputs is taken.
+// A scale is the largest magnitude / 448, quantize_activation's. Inputs that have gone through it, or have
+// powers of two for scales, come out as exactly what they were: of the scale's neighbours, and of the next
+// power of two, the first that gives back all 128 inputs is taken.
 void launch_quantize_inputs(const Product& p, int m_pad, uint4* panels, float* scales, const Launch& launch);
 
 }  // namespace nibble::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/exec.h"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/linear/decode.h"
@@ -17,8 +18,28 @@
 namespace nibble::kernels::cuda {
 namespace {
 
+constexpr std::size_t align_scratch(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
+
 Launch launch_on(CudaExec& cuda, std::byte* scratch = nullptr) {
   return {.stream = cuda.stream(), .num_sms = cuda.num_sms(), .scratch = scratch};
+}
+
+// With `bytes` of scratch. Kernels quantise inputs as they read them, which is no use where columns are
+// permuted: other inputs share scales then than lie side by side. There p.x becomes a quantised copy.
+Launch launch_on(CudaExec& cuda, Product& p, const PackedWeight* up, std::size_t bytes) {
+  const bool permuted = p.w.permutation_offset != 0 || (up != nullptr && up->permutation_offset != 0);
+  const bool copies = p.fp8_inputs && permuted;
+  const std::size_t after = align_scratch(bytes);
+  const std::size_t copy = static_cast<std::size_t>(p.m) * static_cast<std::size_t>(p.w.k) * sizeof(float);
+  Launch launch = launch_on(cuda, cuda.scratch(copies ? after + copy : bytes));
+  if (!copies) return launch;
+  const Rows from{const_cast<float*>(p.x), p.x_stride};
+  const Rows to{reinterpret_cast<float*>(launch.scratch + after), p.w.k};
+  launch_quantize_activation(launch.stream, ActivationCodes::fp8, from, to, p.m, p.w.k);
+  p.x = to.data;
+  p.x_stride = to.stride;
+  p.fp8_inputs = false;
+  return launch;
 }
 
 void check_product(const TensorView& x, const WeightShape& w, const TensorView& y) {
@@ -47,23 +68,25 @@ bool can_fuse(const PackedWeight& gate, const PackedWeight& up) {
 }
 
 // Measured on an H100: decode.cu is ahead at one or two tokens; up to its eight where the weights are few,
-// for then the second launch of prefill.cu weighs more than activations that are rounded in every block.
-bool takes_decode(const PackedWeight& w, int m, int num_sms) {
+// for then the second launch of prefill.cu weighs more than activations that are rounded in every block (but
+// not more than quantising them there).
+bool takes_decode(const Product& p, int num_sms) {
   constexpr std::int64_t kFewBytes = 24 << 20;
   constexpr int kFewTokens = 2;
-  return (m <= kFewTokens || w.group_code_bytes <= kFewBytes) && can_decode(w, m, num_sms);
+  const bool few_bytes = p.w.group_code_bytes <= kFewBytes && !p.fp8_inputs;
+  return (p.m <= kFewTokens || few_bytes) && can_decode(p.w, p.m, num_sms);
 }
 
 bool takes_fp8(const Product& p) { return p.fp8_inputs && can_multiply_fp8(p.w); }
 
 std::size_t scratch_bytes(const Product& p, int num_matrices, int num_sms) {
-  if (takes_decode(p.w, p.m, num_sms)) return 0;
+  if (takes_decode(p, num_sms)) return 0;
   return takes_fp8(p) ? fp8_scratch_bytes(p.w, p.m) : prefill_scratch_bytes(p.w, num_matrices, p.m);
 }
 
 // bf16 or FP8 operands; `up` as in launch_decode_product.
 void launch_fast_product(const Product& p, const PackedWeight* up, const Launch& launch) {
-  if (takes_decode(p.w, p.m, launch.num_sms)) {
+  if (takes_decode(p, launch.num_sms)) {
     launch_decode_product(p, up, launch);
   } else if (takes_fp8(p)) {
     launch_fp8_product(p, up, launch);
@@ -92,16 +115,14 @@ Product as_one_matrix(Product p) {
 }
 
 // Gate and up of different kinds: two products and what joins them.
-void launch_two_products(const Product& gate, const PackedWeight& up, CudaExec& cuda) {
+void launch_two_products(Product gate, const PackedWeight& up, CudaExec& cuda) {
   const std::size_t sums = static_cast<std::size_t>(gate.m) * static_cast<std::size_t>(gate.w.n);
   Product part = gate;
   part.w = up;
   const std::size_t inner =
       std::max(scratch_bytes(gate, 1, cuda.num_sms()), scratch_bytes(part, 1, cuda.num_sms()));
-  const std::size_t aligned_inner = (inner + 255) / 256 * 256;
-  std::byte* scratch = cuda.scratch(aligned_inner + 2 * sums * sizeof(float));
-  const Launch launch = launch_on(cuda, scratch);
-  auto* gate_sums = reinterpret_cast<float*>(scratch + aligned_inner);
+  const Launch launch = launch_on(cuda, gate, &up, align_scratch(inner) + 2 * sums * sizeof(float));
+  auto* gate_sums = reinterpret_cast<float*>(launch.scratch + align_scratch(inner));
   part = gate;
   part.y = gate_sums;
   part.y_stride = gate.w.n;
@@ -128,15 +149,16 @@ void linear(Exec& exec, const LinearArgs& args) {
   CudaExec& cuda = cuda_exec(exec);
   Product p = make_product(args.x, args.w, args.y);
   p.accumulate = args.accumulate;
-  Launch launch = launch_on(cuda);
   if (args.precision == Precision::exact) {
-    launch_exact_product(p, launch);
+    launch_exact_product(p, launch_on(cuda));
   } else {
-    launch.scratch = cuda.scratch(scratch_bytes(p, 1, launch.num_sms));
+    const Launch launch = launch_on(cuda, p, nullptr, scratch_bytes(p, 1, cuda.num_sms()));
     launch_fast_product(p, nullptr, launch);
   }
   check_launch("linear");
 }
+
+bool quantizes_inputs(quant::ActivationFormat format) { return format == quant::ActivationFormat::fp8; }
 
 void linear_pair(Exec& exec, const LinearPairArgs& args) {
   check_product(args.x, args.first.shape, args.first_y);
@@ -147,8 +169,8 @@ void linear_pair(Exec& exec, const LinearPairArgs& args) {
   const Product second = make_product(args.x, args.second, args.second_y);
   const int num_sms = cuda.num_sms();
   const bool pair = can_pair(first.w, second.w) && first.bf16_results == second.bf16_results;
-  const bool first_decodes = takes_decode(first.w, first.m, num_sms);
-  const bool second_decodes = takes_decode(second.w, second.m, num_sms);
+  const bool first_decodes = takes_decode(first, num_sms);
+  const bool second_decodes = takes_decode(second, num_sms);
   if (pair && first_decodes && second_decodes) {
     launch_decode_pair(first, second, launch_on(cuda));
   } else if (pair && !first_decodes && !second_decodes && !takes_fp8(first) && !takes_fp8(second)) {
@@ -165,10 +187,10 @@ void gated_linear(Exec& exec, const GatedLinearArgs& args) {
   check_product(args.x, args.up.shape, args.y);
   if (args.x.dim(0) == 0) return;
   CudaExec& cuda = cuda_exec(exec);
-  const Product gate = make_product(args.x, args.gate, args.y);
+  Product gate = make_product(args.x, args.gate, args.y);
   const PackedWeight up = packed_weight(args.up);
   if (can_fuse(gate.w, up)) {
-    const Launch launch = launch_on(cuda, cuda.scratch(scratch_bytes(gate, 2, cuda.num_sms())));
+    const Launch launch = launch_on(cuda, gate, &up, scratch_bytes(gate, 2, cuda.num_sms()));
     launch_fast_product(gate, &up, launch);
   } else {
     launch_two_products(gate, up, cuda);

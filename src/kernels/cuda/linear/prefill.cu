@@ -283,7 +283,59 @@ __device__ __forceinline__ void multiply_folded(const PrefillArgs& args, const R
   if (before >= 0 && lane == 0) mbarrier_arrive(barrier_at(ring.drained, before));
 }
 
-// Wide scales: part sums per scale group (or per block, if the group is longer).
+// What a lane reads of a row tile for one scale group: the scales of its rows, and their zeros as operands.
+struct GroupScales {
+  float scale[2];
+  RowOperands zeros;
+};
+template <Format kFormat, class C>
+__device__ __forceinline__ GroupScales load_group(const PackedWeight& w, std::byte* stage, int tile,
+                                                  int group_of_stage, int lane) {
+  const int at = group_of_stage * kTileRows + lane / 4;
+  const auto* scales = reinterpret_cast<const float*>(stage_scales<C>(stage, tile));
+  GroupScales group{.scale = {scales[at], scales[at + 8]}, .zeros = no_zeros<kFormat>()};
+  if (C::kTileZeroBytes != 0 && w.zeros_offset != 0) {
+    const auto* zeros = reinterpret_cast<const std::int8_t*>(stage_zeros<C>(stage, tile));
+    group.zeros = {.low = zero_operand<kFormat>(zeros[at]), .high = zero_operand<kFormat>(zeros[at + 8])};
+  }
+  return group;
+}
+template <int kCount>
+__device__ __forceinline__ void add_scaled(const float (&scale)[2], const float (&part)[kCount],
+                                           float (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) sums[i] = fmaf(scale[i / 2 % 2], part[i], sums[i]);
+}
+
+// Both blocks of a stage that share their scales, as one part: half as many additions outside the tensor
+// cores, and the second block is decoded while the first is multiplied. No branches here
+// (docs/kernels/linear.md).
+template <Format kFormat, class C>
+__device__ __forceinline__ void multiply_shared_scales(const PackedWeight& w, std::byte* stage, int tile,
+                                                       int lane, float (&sums)[C::kTokens / 2]) {
+  constexpr int kBlocks = 2;
+  float part[C::kTokens / 2];
+  std::uint32_t a[kBlocks][4][4];
+  const GroupScales group = load_group<kFormat, C>(w, stage, tile, 0, lane);
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    LaneCodes<kFormat> codes;
+    codes.load(stage_codes<C>(stage, tile) + b * block_bytes(kFormat), lane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) decode_step(codes, step, group.zeros, a[b][step]);
+    const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma_bf16(part, a[b][step], inputs + static_cast<std::uint64_t>(2 * step), b + step == 0 ? 0 : 1);
+    }
+    wgmma_commit();
+  }
+  wgmma_wait<0>();
+  add_scaled(group.scale, part, sums);
+}
+
+// Wide scales: part sums per scale group (or per stage or block, if the group is longer).
 template <Format kFormat, class C>
 __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const Ring& ring, RingState& state,
                                                  const Blocks& blocks, Sums<C>& sums) {
@@ -291,6 +343,7 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int tile = static_cast<int>(threadIdx.x) / 32;
   const bool block_scales = scales_whole_blocks(w);
+  constexpr bool kHasRoom = C::kGroups == 2 && C::kBlocks == 2;  // in registers, for two blocks
   float part[C::kTokens / 2];
   clear(sums[0]);
   for (int block = blocks.begin; block < blocks.end; block += C::kBlocks) {
@@ -298,25 +351,23 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
     mbarrier_wait(barrier_at(ring.filled, state.stage), state.parity);
     const int count = min(C::kBlocks, blocks.end - block);
     const int first_group = scale_group(w, block * 2);
-    for (int b = 0; b < count; ++b) {
+    int b = 0;
+    if (kHasRoom && count == 2 && scale_group(w, block * 2 + 3) == first_group) {
+      if constexpr (kHasRoom) multiply_shared_scales<kFormat, C>(w, stage, tile, lane, sums[0]);
+      b = 2;
+    }
+    for (; b < count; ++b) {
       const std::uint64_t inputs = k_major(shared_address(stage + b * C::kTokens * kInputRowBytes));
       LaneCodes<kFormat> codes;
       codes.load(stage_codes<C>(stage, tile) + b * block_bytes(kFormat), lane);
       std::uint32_t a[4][4];
-      float scale[2][2];
+      GroupScales groups[2];
 #pragma unroll
       for (int chunk = 0; chunk < 2; ++chunk) {
-        const int at = (scale_group(w, (block + b) * 2 + chunk) - first_group) * kTileRows + lane / 4;
-        const auto* scales = reinterpret_cast<const float*>(stage_scales<C>(stage, tile));
-        scale[chunk][0] = scales[at];
-        scale[chunk][1] = scales[at + 8];
-        RowOperands operands = no_zeros<kFormat>();
-        if (C::kTileZeroBytes != 0 && w.zeros_offset != 0) {
-          const auto* zeros = reinterpret_cast<const std::int8_t*>(stage_zeros<C>(stage, tile));
-          operands = {.low = zero_operand<kFormat>(zeros[at]), .high = zero_operand<kFormat>(zeros[at + 8])};
-        }
-        decode_step(codes, 2 * chunk, operands, a[2 * chunk]);
-        decode_step(codes, 2 * chunk + 1, operands, a[2 * chunk + 1]);
+        const int group = scale_group(w, (block + b) * 2 + chunk) - first_group;
+        groups[chunk] = load_group<kFormat, C>(w, stage, tile, group, lane);
+        decode_step(codes, 2 * chunk, groups[chunk].zeros, a[2 * chunk]);
+        decode_step(codes, 2 * chunk + 1, groups[chunk].zeros, a[2 * chunk + 1]);
       }
       wgmma_fence();
       wgmma_bf16(part, a[0], inputs, 0);
@@ -324,16 +375,14 @@ __device__ __forceinline__ void multiply_grouped(const PrefillArgs& args, const 
       if (!block_scales) {
         wgmma_commit();
         wgmma_wait<0>();
-#pragma unroll
-        for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[0][i / 2 % 2], part[i], sums[0][i]);
+        add_scaled(groups[0].scale, part, sums[0]);
         wgmma_fence();
       }
       wgmma_bf16(part, a[2], inputs + 4, block_scales ? 1 : 0);
       wgmma_bf16(part, a[3], inputs + 6, 1);
       wgmma_commit();
       wgmma_wait<0>();
-#pragma unroll
-      for (int i = 0; i < C::kTokens / 2; ++i) sums[0][i] = fmaf(scale[1][i / 2 % 2], part[i], sums[0][i]);
+      add_scaled(groups[1].scale, part, sums[0]);
     }
     if (lane == 0) mbarrier_arrive(barrier_at(ring.drained, state.stage));
     state.advance(C::kStages);
@@ -566,11 +615,10 @@ void launch_prefill_product(const Product& p, const PackedWeight* up, const Laun
   }
   auto* gate_sums = reinterpret_cast<float*>(launch.scratch + input_bytes(p.w, p.m));
   float* up_sums = gate_sums + static_cast<std::size_t>(p.m) * static_cast<std::size_t>(p.w.n);
-  args.y_stride = p.w.n;
   args.y = gate_sums;
-  launch_products(args, false, launch);
-  args.w[0] = *up;
-  args.y = up_sums;
+  args.y_stride = p.w.n;
+  args.second_y = up_sums;
+  args.second_y_stride = p.w.n;
   launch_products(args, false, launch);
   launch_silu_mul(gate_sums, up_sums, p.m, p.w.n, p.y, p.y_stride, launch);
 }

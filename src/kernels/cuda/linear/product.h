@@ -24,7 +24,7 @@ struct Product {
   int m = 0;
   bool accumulate = false;    // only where a launcher says so
   bool bf16_results = false;  // y points at bf16 numbers; not where results accumulate
-  bool fp8_inputs = false;    // x is what quantize_activation made of it
+  bool fp8_inputs = false;    // x goes through FP8 in groups of 128; what already has stays as it is
 };
 
 struct Launch {
