@@ -1,7 +1,7 @@
 // Arguments of the matrix-product ops. m = tokens, n = output features, k = input features.
 // Activations are float32 with unit stride along the last axis; rows may be strided. Where the weight's shape
-// names a format for them they have gone through quantize_activation, unless KernelTable::quantizes_inputs says
-// that this is the kernel's work.
+// names a format for them they have gone through quantize_activation, unless KernelTable::quantizes_inputs
+// says that this is the kernel's work.
 #pragma once
 
 #include <cstdint>

@@ -33,11 +33,25 @@ __device__ __forceinline__ uint4 round_eight(const float* v) {
   return {round_pair(v[0], v[1]), round_pair(v[2], v[3]), round_pair(v[4], v[5]), round_pair(v[6], v[7])};
 }
 
-// Inputs [column, column + kCount) of a row, zero past its end.
+// The activations.
+struct Inputs {
+  const float* x;
+  std::int64_t x_stride;
+  int m;
+  int k;
+  bool quads_aligned;               // rows start at multiples of 16 bytes
+  const std::int32_t* permutation;  // of columns, or null
+};
+
+// A thread's kCount inputs of a panel, zero past the end of k and of the tokens.
 template <int kCount>
-__device__ __forceinline__ void load_values(const float* row, const std::int32_t* permutation, int column,
-                                            int k, bool quads_aligned, float (&values)[kCount]) {
-  if (quads_aligned && permutation == nullptr && column + kCount <= k) {
+__device__ __forceinline__ void load_values(const Inputs& in, const Place& place, float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = 0.0F;
+  if (place.token >= in.m) return;
+  const float* row = in.x + place.token * in.x_stride;
+  const int column = (place.panel * kChunks + place.chunk) * kCount;
+  if (in.quads_aligned && in.permutation == nullptr && column + kCount <= in.k) {
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
       const float4 quad = *reinterpret_cast<const float4*>(row + column + i);
@@ -47,38 +61,31 @@ __device__ __forceinline__ void load_values(const float* row, const std::int32_t
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const int kk = permutation != nullptr ? permutation[column + i] : column + i;
-    if (kk >= 0 && kk < k) values[i] = row[kk];
+    const int kk = in.permutation != nullptr ? in.permutation[column + i] : column + i;
+    if (kk >= 0 && kk < in.k) values[i] = row[kk];
   }
 }
 
 __global__ void __launch_bounds__(kThreads)
-    round_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad,
-                        const std::int32_t* permutation, uint4* panels, bool quads_aligned) {
+    round_inputs_kernel(const __grid_constant__ Inputs in, int m_pad, uint4* panels) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
   const Place place = place_of_thread();
   if (place.token >= m_pad) return;
-  float v[8] = {};
-  if (place.token < m) {
-    load_values(x + place.token * x_stride, permutation, place.panel * kBlockK + place.chunk * 8, k,
-                quads_aligned, v);
-  }
-  chunk_at(panels, place, m_pad) = round_eight(v);
+  static_assert(kChunks * 8 == kBlockK);
+  float values[8];
+  load_values(in, place, values);
+  chunk_at(panels, place, m_pad) = round_eight(values);
 }
 
 // Through FP8 first. A block has two panels, a thread two chunks of one of them.
 __global__ void __launch_bounds__(kThreads)
-    round_e4m3_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, int num_panels,
-                             uint4* panels, bool quads_aligned) {
+    round_e4m3_inputs_kernel(const __grid_constant__ Inputs in, int m_pad, int num_panels, uint4* panels) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
   const Place place = place_of_thread();
-  float values[16] = {};
-  if (place.token < m) {
-    load_values(x + place.token * x_stride, nullptr, place.panel * kPanelK + place.chunk * 16, k,
-                quads_aligned, values);
-  }
+  float values[kPanelK / kChunks];
+  load_values(in, place, values);
   round_to_e4m3<kChunks>(values);
   Place to{.panel = place.panel * 2 + place.chunk / 4, .token = place.token, .chunk = place.chunk % 4 * 2};
   if (to.token >= m_pad || to.panel >= num_panels) return;
@@ -139,16 +146,12 @@ __device__ __forceinline__ uint4 arrange(const Codes& codes) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    quantize_inputs_kernel(const float* x, std::int64_t x_stride, int m, int k, int m_pad, uint4* panels,
-                           float* scales, bool quads_aligned) {
+    quantize_inputs_kernel(const __grid_constant__ Inputs in, int m_pad, uint4* panels, float* scales) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
   const Place place = place_of_thread();
-  float values[16] = {};
-  if (place.token < m) {
-    load_values(x + place.token * x_stride, nullptr, place.panel * kPanelK + place.chunk * 16, k,
-                quads_aligned, values);
-  }
+  float values[kPanelK / kChunks];
+  load_values(in, place, values);
   Codes codes;
   const float scale = quantize(values, codes);
   if (place.token >= m_pad) return;
@@ -159,8 +162,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-bool has_aligned_quads(const Product& p) {
-  return reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0;
+Inputs inputs_of(const Product& p) {
+  return {.x = p.x,
+          .x_stride = p.x_stride,
+          .m = p.m,
+          .k = static_cast<int>(p.w.k),
+          .quads_aligned = reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride % 4 == 0,
+          .permutation = p.w.permutation_offset != 0
+                             ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
+                             : nullptr};
 }
 
 dim3 grid_of(int panels, int m_pad) {
@@ -172,22 +182,16 @@ dim3 grid_of(int panels, int m_pad) {
 void launch_round_inputs(const Product& p, int m_pad, uint4* panels, const Launch& launch) {
   if (p.fp8_inputs) {
     launch_overlapped(round_e4m3_inputs_kernel, grid_of(ceil_div(p.w.num_blocks, 2), m_pad), kThreads, 0,
-                      launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, p.w.num_blocks,
-                      panels, has_aligned_quads(p));
-    return;
+                      launch.stream, inputs_of(p), m_pad, p.w.num_blocks, panels);
+  } else {
+    launch_overlapped(round_inputs_kernel, grid_of(p.w.num_blocks, m_pad), kThreads, 0, launch.stream,
+                      inputs_of(p), m_pad, panels);
   }
-  const auto* permutation = p.w.permutation_offset != 0
-                                ? reinterpret_cast<const std::int32_t*>(p.w.scales + p.w.permutation_offset)
-                                : nullptr;
-  launch_overlapped(round_inputs_kernel, grid_of(p.w.num_blocks, m_pad), kThreads, 0, launch.stream, p.x,
-                    p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, permutation, panels,
-                    has_aligned_quads(p));
 }
 
 void launch_quantize_inputs(const Product& p, int m_pad, uint4* panels, float* scales, const Launch& launch) {
   launch_overlapped(quantize_inputs_kernel, grid_of(ceil_div(p.w.num_blocks, 2), m_pad), kThreads, 0,
-                    launch.stream, p.x, p.x_stride, p.m, static_cast<int>(p.w.k), m_pad, panels, scales,
-                    has_aligned_quads(p));
+                    launch.stream, inputs_of(p), m_pad, panels, scales);
 }
 
 }  // namespace nibble::kernels::cuda
